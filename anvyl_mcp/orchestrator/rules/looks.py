@@ -35,8 +35,7 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
 )
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread
 from anvyl_mcp.orchestrator.rules import past, unknown_words
-from anvyl_mcp.orchestrator.rules.orders import selection
-from anvyl_mcp.orchestrator.rules.orders.remarks import WHY, turning_word
+from anvyl_mcp.orchestrator.rules.orders.remarks import WHY, refused, turning_word
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.words import WORD
 from anvyl_mcp.orchestrator.rules.results import aggregate
@@ -123,7 +122,7 @@ class Looks:
         looked.ignored = self._unread(rest, looked.calls, names)
         looked.exact = looked.exact and not looked.ignored
         if names and looked.ignored and (word := self._orders_somebody(masked)):
-            raise selection.refused(word, WHY["quotation"])
+            raise refused(word, WHY["quotation"])
         if unmet := [word for word in looked.ignored if word.lower() in unknown_words.UNMET]:
             raise NotUnderstood(
                 f"no tool here says anything about `{unmet[0]}`", hint="see what can be asked: anvyl tools"

@@ -53,6 +53,7 @@ NAS = {("photos", "nas"), ("cache", "nas"), ("grafana", "nas"), ("vault", "nas")
         ("stop everything on nas except db and grafana", NAS - {("db", "nas"), ("grafana", "nas")}, "db, grafana"),
         ("stop all on nas except the database", NAS - {("db", "nas")}, "without db"),
         ("stop everything on gpu apart from jupyter", {("ollama", "gpu")}, "without jupyter"),
+        ("shut down everything on gpu but jupyter", {("ollama", "gpu")}, "without jupyter"),
         ("stop everything on gpu, jupyter excepted", {("ollama", "gpu")}, "without jupyter"),
         ("leave jupyter alone, stop everything else on gpu", {("ollama", "gpu")}, "without jupyter"),
         ("stop web on all hosts except web1", {("web", "web2")}, "without web1"),

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from anvyl_mcp.core.errors import AnvylError, NothingToDo, NotUnderstood
+from anvyl_mcp.orchestrator.language import normalize, phrases
+from anvyl_mcp.orchestrator.language.grounding import IMAGE
 from anvyl_mcp.orchestrator.language.intent import QUESTION, Clause, clauses, verbs_of
 from anvyl_mcp.orchestrator.language.places import named
-from anvyl_mcp.orchestrator.language.vocabulary import POLITE
-from anvyl_mcp.orchestrator.rules.orders import remarks, selection
-from anvyl_mcp.orchestrator.rules.orders.frames import Framer
-from anvyl_mcp.orchestrator.rules.orders.parts import Frame, Part, noun_of
+from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, FILLERS, KINDS, MARK, POLITE, kinds_said
+from anvyl_mcp.orchestrator.rules.orders import frames, remarks, selection
+from anvyl_mcp.orchestrator.rules.orders.hosts import hosts_in, take_hosts
+from anvyl_mcp.orchestrator.rules.orders.order import Memory, Order, Part, noun_of
+from anvyl_mcp.orchestrator.rules.orders.remarks import refused
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
-from anvyl_mcp.orchestrator.rules.orders.selection import refused
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.peers.fleet.targets import not_found_error
@@ -29,6 +31,7 @@ LOOK = re.compile(
     r"(?i)^\W*(?:(?:and|then|also|please|after\s+that|finally)\W+)*(?:show|list|display|print|view|tail|give\s+me|get|check|tell\s+me|inspect|describe|logs?|ps|see)\b"
 )
 """Beginning of a clause that asks to be shown something, before or after an order."""
+NO_OBJECTS = FILLERS | COUNTED.keys() | {"all"}
 
 
 @dataclass
@@ -60,11 +63,10 @@ class _Reader:
         self._words = Words(masked)
         self._words.take(POLITE, "polite")
         self._tools = [one for one in scene.tools.values() if not one.reads and one.toolset != "undo"]
-        self._limits = selection.take_limits(self._words, scene)
-        included = selection.is_about_all(self._words, "container") and bool(
-            self._words.take(selection.INCLUDING, "included")
-        )
-        self._framer = Framer(scene, quoted, self._limits, included=included)
+        self._memory = Memory(scene, quoted, selection.take_limits(self._words, scene))
+        if selection.is_about_all(self._words, "container"):
+            self._memory.included = bool(self._words.take(selection.INCLUDING, "included"))
+        self._used: set[str] = set()
         self._found = Orders()
         self._remarks = ""
 
@@ -73,58 +75,69 @@ class _Reader:
         if unfinished := re.search(r"(?i)\b(?:and|or|then|but)\W*$", self._words.said):
             raise refused(unfinished[0], "the sentence goes on")
         parts = self._parts()
-        orders = [part for part in parts if isinstance(part, Part)]
-        for order, following in pairwise(orders):
+        for order, following in pairwise(part for part in parts if isinstance(part, Part)):
             order.after = following.text
         for part in parts:
             if isinstance(part, str):
-                self._found.steps.append(self._framer.bound(part))
-                continue
-            if self._framer.only_leads_in(part):
-                continue
-            frames = self._decide(part)
-            self._found.steps += [[Call(frame.listing, call) for call in frame.calls] for frame in frames]
-            for frame in frames:
-                self._found.ignored += frame.ignored
-                self._framer.remember(frame, part)
+                self._found.steps.append(self._bound(part))
+            elif not self._only_leads_in(part):
+                self._remember(self._decide(part), part)
         self._share_last_host()
         self._check_limits()
-        self._found.decided += self._limits.decided
-        self._found.doubts += self._limits.doubts
         return self._found
+
+    def _remember(self, order: Order, part: Part) -> None:
+        """Keep an order, and what it was about, for `it` and `there`."""
+        memory, found = self._memory, self._found
+        found.steps.append([Call(order.listing, call) for call in order.calls])
+        found.ignored += order.ignored
+        found.decided += order.decided
+        found.doubts += order.doubts
+        self._used |= order.used
+        memory.last = [str(call[name]) for call in order.calls for name in order.listing.names if name in call]
+        memory.so_far += memory.last
+        memory.host = order.host or memory.host
+        if not order.listing.names and (name := order.calls[0].get("name")):
+            memory.made[noun_of(order.listing)] = str(name)
+
+    def _bound(self, words: str) -> str:
+        """A question between orders, with `it` replaced by the last objects, and their host."""
+        resolved = normalize.named(words, self._memory.last or list(self._memory.made.values()))
+        host = self._memory.host if resolved != words and not hosts_in(words, self._scene) else ""
+        return f"{resolved} on {host.replace(',', ' and ')}" if host else resolved
 
     def _share_last_host(self) -> None:
         """Apply the hosts at the end of the last order to all before it, where their objects are there."""
         steps = [step for step in self._found.steps if isinstance(step, list)]
-        if len(steps) < 2 or any("host" in call.arguments for step in steps[:-1] for call in step):
+        earlier = [call for step in steps[:-1] for call in step]
+        hosts = {str(call.arguments.get("host", "")) for call in steps[-1]} if steps else set()
+        if len(hosts) != 1 or "" in hosts or any("host" in call.arguments for call in earlier):
             return
-        hosts = {str(call.arguments.get("host", "")) for call in steps[-1]}
-        host = hosts.pop() if len(hosts) == 1 else ""
-        for call in (call for step in steps[:-1] for call in step) if host else ():
+        [host] = hosts
+        for call in earlier:
             names = [(kind, call.arguments[name]) for name, kind in call.listing.names.items()]
             where = [{one.host for one in self._scene.of(kind) if one.name == name} for kind, name in names]
             if all(set(self._scene.select(host)) <= having for having in where):
                 call.arguments["host"] = host
 
     def _check_limits(self) -> None:
-        """Check that nothing is both ordered and left out, and that a remark excuses nothing of `everything`."""
-        named_in_calls = self._framer.names_ordered
-        if twice := [name for name in named_in_calls if name in self._limits.excepted]:
+        """Check that nothing is both ordered and left out, and that a remark excuses nothing of `everything`.
+
+        Raises:
+            NotUnderstood: something is, or a condition is about something else.
+        """
+        limits, ordered = self._memory.limits, self._memory.so_far
+        changes = [call for call in calls_of(self._found.steps) if not call.listing.reads and "host" in call.arguments]
+        hosts = {host for call in changes for host in self._scene.select(call.arguments["host"])}
+        if twice := [name for name in ordered if name in limits.excepted] or sorted(hosts & set(limits.hosts)):
             raise refused(twice[0], "it is both ordered and left out")
-        spared = [
-            one for one in dict.fromkeys(self._limits.excepted) if not any(one in said for said in self._limits.decided)
-        ]
-        if spared:
-            self._limits.decided.append(f"without {', '.join(spared)}")
-        if unused := [one.words for one in self._limits.conditions if one.words not in self._limits.used]:
+        if unused := [one.words for one in limits.conditions if one.words not in self._used]:
             raise refused(unused[0], remarks.WHY["condition"])
-        for call in calls_of(self._found.steps) if self._limits.hosts else ():
-            if call.listing.reads or not call.arguments.get("host"):
-                continue
-            if both := set(self._scene.select(call.arguments["host"])) & set(self._limits.hosts):
-                raise refused(sorted(both)[0], "it is both ordered and left out")
-        if self._framer.means_all and (spared := [name for name in named_in_calls if named(self._remarks, name)]):
+        if self._memory.means_all and (spared := [name for name in ordered if named(self._remarks, name)]):
             raise refused(spared[0], "it is not clear whether you mean it too")
+        said = " ".join(self._found.decided)
+        if unsaid := [name for name in dict.fromkeys(limits.excepted) if name not in said]:
+            self._found.decided.append(f"without {', '.join(unsaid)}")
 
     def _parts(self) -> list[Part | str]:
         """Split the text into orders and questions to be answered between them."""
@@ -146,13 +159,15 @@ class _Reader:
                 self._found.ignored.append(raw.strip(" .!,:;-–"))
             elif clause.asks and LOOK.match(words):
                 parts.append(words.strip())
-            elif QUESTION.match(words) and not JOINT.fullmatch(words):
+            elif JOINT.fullmatch(words):
+                continue
+            elif QUESTION.match(words):
                 raise refused(words, "a question and an order in one sentence")
-            elif self._framer.only_places(words) and not any(self._framer.places_in(one.text) for one in orders):
-                self._framer.set_places(words)
-            elif orders and not JOINT.fullmatch(words):
+            elif self._only_places(words) and not any(hosts_in(one.text, self._scene) for one in orders):
+                self._memory.places = self._memory.places or hosts_in(words, self._scene)
+            elif orders:
                 self._go_on(parts, orders[-1], words, left[clause.start - len(clause.joint) : clause.start])
-            elif not orders and not JOINT.fullmatch(words):
+            else:
                 before += f" {words}"
                 self._check_lead(words)
         return parts
@@ -160,21 +175,18 @@ class _Reader:
     def _go_on(self, parts: list[Part | str], order: Part, words: str, joint: str) -> None:
         """Add a clause without a verb to the order before it, or make it an order about another kind of object."""
         noun = next((kind for kind in ("image", "volume", "network") if self._scene.may_name(kind, words)), "")
-        tools = [one for one in self._tools if order.verbs & verbs_of(one) and noun_of(one) == noun]
-        kind = tools and tools[0].names and not self._scene.may_name(noun, order.text)
-        apart = (
-            self._framer.places_in(words) and self._framer.places_in(order.text) and self._framer.names_objects(words)
-        )
-        if kind or apart:
+        tools = [one for one in self._tools if order.verbs & verbs_of(one) and noun_of(one) == noun and one.names]
+        apart = hosts_in(words, self._scene) and hosts_in(order.text, self._scene) and self._names_objects(words)
+        if apart or (tools and not self._scene.may_name(noun, order.text)):
             parts.append(Part(order.verbs, words, order.text))
         else:
             order.text += f"{joint}{words}"
 
     def _is_remark(self, words: str, clause: Clause, names: Iterable[str]) -> bool:
-        if not self._framer.unread(words) and not re.search(r"(?i)\b(?:is|are|was|were|has|have)\b", words):
+        if not self._unread(words) and not re.search(r"(?i)\b(?:is|are|was|were|has|have)\b", words):
             return False  # names and kinds only: it goes on with the order before it
         if "so" in clause.joint.split() and remarks.SUBJECT.match(words):
-            return not remarks.turning_word(words, ("condition", "quotation", "keeping"))[0]
+            return not remarks.turned(words, ("condition", "quotation", "keeping"))
         return remarks.is_remark(words, names)
 
     def _check_lead(self, words: str) -> None:
@@ -183,54 +195,80 @@ class _Reader:
         Raises:
             NotUnderstood: they say something that is not understood.
         """
-        rest = self._framer.unread(words)
-        if rest:
-            word, reason = remarks.turning_word(words)
-            raise refused(word or " ".join(rest), remarks.WHY[reason] if word else "it may change what you mean")
+        if rest := self._unread(words):
+            raise remarks.turned(words) or refused(" ".join(rest), "it may change what you mean")
 
-    def _decide(self, part: Part) -> list[Frame]:
-        """The frames of one order.
+    def _unread(self, words: str) -> list[str]:
+        """Words that are no host, name, kind or filler."""
+        found = Words(words)
+        take_hosts(found, self._scene)
+        self._take_names(found)
+        found.take(IMAGE, "image")
+        found.take_words(NO_OBJECTS | {noun for kind in KINDS for noun in kinds_said(kind)}, "filler")
+        return [word for word in found.rest if not re.fullmatch(MARK, word)]
+
+    def _only_places(self, words: str) -> bool:
+        """Whether a clause names nothing but hosts."""
+        found = Words(words)
+        return bool(take_hosts(found, self._scene).selector) and not found.without(NO_OBJECTS).rest
+
+    def _names_objects(self, words: str) -> bool:
+        return bool(self._take_names(Words(words)))
+
+    def _take_names(self, words: Words) -> list[str]:
+        objects = self._scene.objects.items()
+        return [name for kind, ones in objects for name in selection.literal_names(words, ones, kind)]
+
+    def _only_leads_in(self, part: Part) -> bool:
+        """Whether the words only introduce orders, like `please tidy up:`."""
+        tools = [one for one in self._tools if part.verbs & verbs_of(one)]
+        choosing = all(any("enum" in one.arguments[name] for name in one.required) for one in tools)
+        if not part.after or not choosing:
+            return False
+        words = Words(part.text)
+        frames.take_verbs(words, part.verbs)
+        self._memory.host = take_hosts(words, self._scene).selector or self._memory.host
+        return not words.without(FILLERS | {"some", "disk", "space", "room"}).rest
+
+    def _decide(self, part: Part) -> Order:
+        """One order, read for the tool that fits best.
 
         Raises:
             NotUnderstood: no tool accounts for all words, or several do.
         """
-        tools = [one for one in self._tools if part.verbs & verbs_of(one)]
-        frames: list[Frame] = []
+        read: list[Order] = []
         problems: list[tuple[float, AnvylError]] = []
-        for listing in tools:
-            try:
-                frame = self._framer.frame(listing, part)
-            except AnvylError as error:
-                problems.append((isinstance(error, NothingToDo) + self._framer.says_noun(listing, part), error))
+        for listing in self._tools:
+            if not part.verbs & verbs_of(listing):
                 continue
-            if frame:
-                frames.append(frame)
-        frames.sort(key=lambda frame: (len(frame.left), -frame.weight))
-        whole = [frame for frame in frames if not frame.left]
+            try:
+                if order := frames.read_frame(listing, part, self._memory):
+                    read.append(order)
+            except AnvylError as error:
+                said = self._scene.may_name(noun_of(listing), part.text)
+                problems.append((isinstance(error, NothingToDo) + said, error))
+        read.sort(key=lambda order: (len(order.left), -order.weight))
+        whole = [order for order in read if not order.left]
         if not whole and problems:
             raise max(problems, key=lambda problem: problem[0])[1]
         if not whole:
-            raise self._not_understood(part, frames)
+            raise self._not_understood(part, read)
         if len(whole) > 1 and whole[0].weight == whole[1].weight:
-            kinds = " or ".join(sorted({noun_of(frame.listing) for frame in whole[:2]}))
+            kinds = " or ".join(sorted({noun_of(order.listing) for order in whole[:2]}))
             raise refused(part.text, f"it may be about a {kinds}")
-        return whole[:1]
+        return whole[0]
 
-    def _not_understood(self, part: Part, frames: Sequence[Frame]) -> AnvylError:
+    def _not_understood(self, part: Part, read: Sequence[Order]) -> AnvylError:
         if counted := re.search(r"(?i)(?<!\S)(\d+)\s+containers\b", part.text):
             return not_found_error("container", counted[1], ())
-        left = frames[0].left if frames else []
-        text = frames[0].unread if frames else part.text
-        word, reason = remarks.turning_word(text)
-        if not word:
-            word, reason = remarks.turning_word(part.text, ("time", "condition"))
-        if word:
-            return refused(word, remarks.WHY[reason])
-        if left:
-            return refused(" ".join(left), "every word of an order must be")
-        return NotUnderstood(
-            f"no tool fits: it is not clear what to {sorted(part.verbs)[0]}", hint=self._framer.example(part.verbs)
-        )
+        turned = remarks.turned(read[0].unread if read else part.text)
+        if turned := turned or remarks.turned(part.text, ("time", "condition")):
+            return turned
+        if read:
+            return refused(" ".join(read[0].left), "every word of an order must be")
+        tools = [one for one in self._tools if part.verbs & verbs_of(one)] or self._tools
+        hint = phrases.examples(tools, " ".join(part.verbs))
+        return NotUnderstood(f"no tool fits: it is not clear what to {sorted(part.verbs)[0]}", hint=hint)
 
 
 def calls_of(steps: Iterable[list[Call] | str]) -> list[Call]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from anvyl_mcp.core import text
+from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
 from anvyl_mcp.orchestrator.language.places import name_pattern
 
+SAY_IT_WITHOUT = "say it without that, or step by step; a language model understands more: anvyl doctor"
 _BLOCKING = words_of_language("en")["blocking"]
 TURNS = {reason: re.compile(any_of(forms), re.IGNORECASE) for reason, forms in _BLOCKING.items()}
 """Words that change the meaning of an order, by reason."""
@@ -74,6 +77,17 @@ FINITE = re.compile(
     r"(?i)\b(?:is|are|was|were|has|have|had|keeps|seems|looks|feels|got|broke|went|ran|hung|hangs|needs)\b"
 )
 BARE_IT = re.compile(r"(?i)^\W*(?:\S+\s+)?(?:is|are)\s+it\W*$")
+
+
+def refused(word: str, reason: str) -> NotUnderstood:
+    """Why a word keeps an order from being read."""
+    return NotUnderstood(f"`{text.clean(word.strip())[:60]}` is not understood here: {reason}", hint=SAY_IT_WITHOUT)
+
+
+def turned(words: str, reasons: Iterable[str] = tuple(_BLOCKING)) -> NotUnderstood | None:
+    """Why the first word that may turn an order keeps it from being read; None if there is none."""
+    word, reason = turning_word(words, reasons)
+    return refused(word, WHY[reason]) if word else None
 
 
 def turning_word(words: str, reasons: Iterable[str] = tuple(_BLOCKING)) -> tuple[str, str]:

@@ -83,6 +83,11 @@ class Scene:
         """Names of the objects of a kind, the longest first."""
         return sorted({one.name for one in self.objects.get(kind, ())}, key=len, reverse=True)
 
+    @property
+    def all_names(self) -> list[str]:
+        """Names of the objects of every kind."""
+        return [name for kind in self.objects for name in self.names(kind)]
+
     def of(self, kind: str, hosts: Sequence[str] = ()) -> list[FleetObject]:
         """Objects of a kind, on some hosts or on all."""
         return [one for one in self.objects.get(kind, ()) if not hosts or one.host in hosts]

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from anvyl_mcp.core import text
-from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
+from anvyl_mcp.core.errors import NothingToDo
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
@@ -21,18 +20,16 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     ARTICLES,
     COUNTED,
     KINDS,
-    NO_NAMES,
     STATES,
     either,
     is_name,
     kinds_said,
 )
-from anvyl_mcp.orchestrator.rules.orders.remarks import WHY
+from anvyl_mcp.orchestrator.rules.orders.remarks import WHY, refused
 from anvyl_mcp.orchestrator.rules.orders.scene import PAIR, Scene
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 
 _EN = words_of_language("en")
-SAY_IT_WITHOUT = "say it without that, or step by step; a language model understands more: anvyl doctor"
 EXCEPT = re.compile(any_of(_EN["exceptions"]["words"]), re.IGNORECASE)
 CERTAIN = re.compile(r"(?i)^(?:except|excluding|with the|apart|aside|other|all but)")
 """Exception words that are nothing else; `but`, `not` and `save` are exceptions only before a name."""
@@ -80,28 +77,25 @@ RELATIVE = re.compile(
     r"(?i)\b(?:ones?|(?:that|which)\s+(?:is|are|have|has)|currently|any|of|with|back|it|there|whose)\b"
 )
 ONE_OF = re.compile(r"(?i)\b(?:one|some|any|either)\s+of\b")
-NOT_STATE = re.compile(rf"(?i)\bnot\s+(?P<state>{STATE_WORDS})\b")
+STATE = re.compile(rf"(?i)(?<![\w-])(?P<turned>not\s+)?(?P<state>{STATE_WORDS})(?![\w-])")
 OPPOSITE = {"running": "stopped", "up": "stopped", "online": "stopped", "healthy": "unhealthy", "ok": "unhealthy",
             "alive": "stopped", "well": "unhealthy"}  # fmt: skip
 
 
-def refused(word: str, reason: str) -> NotUnderstood:
-    """Why a word keeps an order from being read."""
-    return NotUnderstood(f"`{text.clean(word.strip())[:60]}` is not understood here: {reason}", hint=SAY_IT_WITHOUT)
-
-
 @dataclass(frozen=True)
-class Condition:
-    """`if worker is down`: the words of its subject, the states, and whether it must not hold."""
+class Criterion:
+    """What an object must be like: `with exit code 1`, or the condition `if worker is down` with its subject."""
 
     words: str
-    subject: str
-    states: frozenset[str]
-    turned: bool
+    holds: Callable[[FleetObject], bool]
+    subject: str = ""
 
-    def holds(self, one: FleetObject) -> bool:
-        """Whether it holds for an object."""
-        return bool(self.states & resolve.states_of(one)) is not self.turned
+    def said(self, found: Iterable[FleetObject]) -> str:
+        """That it holds for some objects, for the person."""
+        states = "is {} on" if self.subject else "on"
+        return f"{self.words}: " + ", ".join(
+            sorted({f"{one.name} {states.format(state_of(one))} {one.host}" for one in found})
+        )
 
 
 @dataclass
@@ -110,17 +104,7 @@ class Limits:
 
     excepted: list[str] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
-    conditions: list[Condition] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    """Names that replaced the typed ones, which approval in advance does not cover."""
-    decided: list[str] = field(default_factory=list)
-    """What was decided, in words for the person."""
-    used: set[str] = field(default_factory=set)
-    """Conditions that were decided."""
-
-    def leaves_out(self, one: FleetObject) -> bool:
-        """Whether an exception names this object."""
-        return one.name in self.excepted
+    conditions: list[Criterion] = field(default_factory=list)
 
 
 def take_limits(words: Words, scene: Scene) -> Limits:
@@ -131,9 +115,9 @@ def take_limits(words: Words, scene: Scene) -> Limits:
     """
     limits = Limits()
     while found := CONDITION.search(words.left):
-        states = states_of_word(found["state"])
         turned = bool(found["turned"]) is not found["word"].lower().startswith("unless")
-        limits.conditions.append(Condition(found[0].strip(), found["subject"].strip(), frozenset(states), turned))
+        holds = partial(_is_in_state, states_of_word(found["state"]), turned=turned)
+        limits.conditions.append(Criterion(found[0].strip(), holds, found["subject"].strip()))
         words.take_span(found.start(), found.end(), "condition")
     for pattern in (EXCEPT, KEEP):
         for found in reversed(list(pattern.finditer(words.left))):
@@ -203,64 +187,65 @@ def states_of_word(word: str) -> set[str]:
     return {value for name, values in STATES.items() if word in {name, *values} for value in values | {name}}
 
 
-Filter = tuple[Callable[[FleetObject], bool], str]
-
-
-def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> list[Filter]:
-    """Read what objects must have in common: a label, an exit code, a version."""
-    found: list[Filter] = []
+def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> list[Criterion]:
+    """Read what containers must have in common: a label, an exit code, a version."""
+    found: list[Criterion] = []
     for label in LABELLED.finditer(words.left):
         pair = label["label"]
         if label[0].strip() == pair or (pair.partition("=")[0] in arguments and "label" not in label[0].lower()):
             continue  # `stop web force=yes` chooses nothing
-        found.append((partial(_is_among, scene.labelled.get(pair, ())), f"with the label {pair}"))
+        having = {(one.host, one.name) for one in scene.labelled.get(pair, ())}
+        found.append(Criterion(f"with the label {pair}", partial(_is_among, having)))
         words.take_span(label.start(), label.end(), "filter")
     if code := EXIT_CODE.search(words.left):
         number = code["code"] or code["bare"]
-        found.append((partial(_has_exit_code, number), f"with exit code {number}"))
+        found.append(Criterion(f"with exit code {number}", partial(_has_exit_code, number)))
         words.take_span(code.start(), code.end(), "filter")
     version = VERSION.search(words.left)
     if version and re.search(r"(?i)\b(?:version|still|on|where\w*|that|running)\b", version[0]):
         number = version["version"].removeprefix("v")
-        found.append((partial(_has_version, number), f"on version {number}"))
+        found.append(Criterion(f"on version {number}", partial(_has_version, number)))
         words.take_span(version.start(), version.end(), "filter")
     return found
 
 
-def _is_among(having: Sequence[FleetObject], one: FleetObject) -> bool:
-    return any((one.host, one.name) == (other.host, other.name) for other in having)
+def take_states(words: Words) -> list[Criterion]:
+    """Read the state that objects must be in, if any: `the unhealthy ones`, `that are not running`."""
+    said, wanted, names = resolve.PARTICLE.sub(lambda match: " " * len(match[0]), words.left), set[str](), list[str]()
+    for match in STATE.finditer(said):
+        state = match["state"].lower()
+        state = OPPOSITE.get(state, "") if match["turned"] else state
+        if state and state not in ("ok", "well"):
+            wanted |= states_of_word(state)
+            names.append(state)
+            words.take_span(match.start(), match.end(), "state")
+    return [Criterion(" and ".join(names), partial(_is_in_state, wanted))] if wanted else []
+
+
+def _is_in_state(states: set[str], one: FleetObject, *, turned: bool = False) -> bool:
+    return bool(states & resolve.states_of(one)) is not turned
+
+
+def _is_among(having: set[tuple[str, str]], one: FleetObject) -> bool:
+    return (one.host, one.name) in having
 
 
 def _has_exit_code(code: str, one: FleetObject) -> bool:
-    return _exit_code(one) == code
+    if one.row.get("state") not in ("exited", "dead"):
+        return False
+    reported = one.row.get("exit_code")
+    found = re.search(r"\((\d+)\)", str(one.row.get("status") or ""))
+    return code == (str(reported) if reported is not None else found[1] if found else "")
 
 
 def _has_version(version: str, one: FleetObject) -> bool:
     return str(one.row.get("image") or "").partition("@")[0].rpartition(":")[2].removeprefix("v") == version
 
 
-def take_states(words: Words) -> set[str]:
-    """Read the states that objects must be in: `the unhealthy ones`, `that are not running`."""
-    said = resolve.PARTICLE.sub(lambda match: " " * len(match[0]), words.left)
-    wanted: set[str] = set()
-    for match in NOT_STATE.finditer(said):
-        opposite = OPPOSITE.get(match["state"].lower(), "")
-        if opposite:
-            wanted |= states_of_word(opposite)
-            words.take_span(match.start(), match.end(), "state")
-    said = resolve.PARTICLE.sub(lambda match: " " * len(match[0]), words.left)
-    for match in re.finditer(rf"(?i)(?<![\w-])(?:{STATE_WORDS})(?![\w-])", said):
-        if match[0].lower() not in ("ok", "well"):
-            wanted |= states_of_word(match[0])
-            words.take_span(match.start(), match.end(), "state")
-    return wanted
-
-
-def _exit_code(one: FleetObject) -> str:
-    if one.row.get("exit_code") is not None and one.row.get("state") in ("exited", "dead"):
-        return str(one.row["exit_code"])
-    found = re.search(r"\((\d+)\)", str(one.row.get("status") or ""))
-    return found[1] if found and one.row.get("state") in ("exited", "dead") else ""
+def state_of(one: FleetObject) -> str:
+    """State of an object, for a person."""
+    state = str(one.row.get("state") or "there")
+    return f"{state} (unhealthy)" if one.row.get("health") == "unhealthy" else state
 
 
 def literal_names(words: Words, objects: Sequence[FleetObject], kind: str) -> list[str]:
@@ -271,7 +256,7 @@ def literal_names(words: Words, objects: Sequence[FleetObject], kind: str) -> li
         pattern = name_pattern(name)
         if pattern is None or (not after_kind and (not is_name(name) or name.lower() in COUNTED)):
             continue
-        for match in list(pattern.finditer(words.left)):
+        for match in pattern.finditer(words.left):
             if name.lower() == name or match[0] == name or not any(one.name == match[0] for one in objects):
                 found.append((match.start(), name))
                 words.take_span(match.start(), match.end(), "name")
@@ -280,28 +265,11 @@ def literal_names(words: Words, objects: Sequence[FleetObject], kind: str) -> li
 
 def is_about_all(words: Words, kind: str) -> bool:
     """Whether the words are about all objects of a kind, or all that have something in common."""
-    left = words.left
-    plural = re.search(rf"(?i)\b{re.escape(kind)}s\b", left)
-    return bool(EVERYTHING.search(left) or plural or re.search(r"(?i)\bones\b", left))
+    return bool(EVERYTHING.search(words.left) or re.search(rf"(?i)\b(?:{re.escape(kind)}s|ones)\b", words.left))
 
 
-def in_needed_state(
-    verb: str, kind: str, found: Sequence[FleetObject], states: set[str], *, included: bool
-) -> list[FleetObject]:
-    """Of all objects of a kind, those that a change applies to: `stop all` means those that run."""
-    needed = NEEDED_STATE.get(verb, ()) if kind == "container" else ()
-    if (included or states) and verb != "stop":
-        needed = ()
-    return [one for one in found if not needed or one.row.get("state") in needed]
-
-
-def nothing_to(verb: str, kind: str, what: str, hosts: Sequence[str]) -> NothingToDo:
-    """There is no object that a change to several applies to."""
-    return NothingToDo(
-        f"Nothing to {verb}: there are no {what.strip()} {kind}s on {text.join_names(hosts)}".replace("  ", " ")
-    )
-
-
-def group_words(words: Words) -> list[str]:
-    """Words left that must refer to objects of a group: `web` in `all web containers`."""
-    return [one for word in words.rest if (one := word.lower()) not in NO_NAMES and is_name(one)]
+def nothing_to(verb: str, found: Sequence[FleetObject], criteria: Sequence[Criterion], what: str) -> NothingToDo:
+    """None of the objects that were found is as it must be."""
+    why = " and ".join(one.words for one in criteria)
+    now = " and ".join(sorted({f"{one.name} is {state_of(one)} on {one.host}" for one in found}))
+    return NothingToDo(f"Nothing to {verb}{f' ({why})' if why else ''}: {now or what}")

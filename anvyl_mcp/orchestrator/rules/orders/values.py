@@ -9,111 +9,96 @@ from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.intent import words_after
 from anvyl_mcp.orchestrator.language.normalize import unmask
-from anvyl_mcp.orchestrator.language.stemming import stems
-from anvyl_mcp.orchestrator.language.vocabulary import (
-    FREE_TEXT,
-    MARK,
-    NAME,
-    is_name,
-    meaning,
-)
-from anvyl_mcp.orchestrator.rules.orders.objects import OrderObjects
-from anvyl_mcp.orchestrator.rules.orders.parts import (
-    BEFORE,
-    CALLED,
-    IMAGE_VERBS,
-    IN_THESE_WORDS,
-    IT,
-    NEARLY,
-    Part,
-    noun_of,
-)
+from anvyl_mcp.orchestrator.language.stemming import stem, stems
+from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, MARK, NAME, is_name, meaning
+from anvyl_mcp.orchestrator.rules.orders.hosts import take_hosts
+from anvyl_mcp.orchestrator.rules.orders.objects import NOTHING, Found
+from anvyl_mcp.orchestrator.rules.orders.order import BEFORE, IN_THESE_WORDS, IT, NEARLY, Order, noun_of
 from anvyl_mcp.orchestrator.rules.orders.words import Words
-from anvyl_mcp.peers.connection.listing import ToolListing
+
+CALLED = re.compile(
+    rf"(?i)\b(?:called|named|(?:name|call)\s+(?:it|that|this)|by\s+the\s+name(?:\s+of)?|as)\s+(?:as\s+)?(?P<name>{NAME})"
+)
+CONTAINER_FROM = re.compile(rf"(?i)\bcontainer\s+(?P<name>{NAME})(?=\s+from\b)")
+IMAGE_AFTER = re.compile(rf"(?i)\b(?:image|from(?:\s+image)?)\s+(?:the\s+)?(?P<image>{NAME})")
+IMAGE_BEFORE = re.compile(rf"(?i)(?P<image>{NAME})\s+(?:as|container)\b")
+IMAGE_VERBS = frozenset({"run", "pull"})
 
 
-class OrderValues(OrderObjects):
-    """Reads values."""
+def take_pairs(order: Order) -> dict[str, str]:
+    """Read required arguments and the host given as `name=web host=nas`."""
+    given: dict[str, str] = {}
+    for match in re.finditer(rf"(?<!\S)(?P<key>\w+)=(?P<value>{MARK}|\S+)", order.words.left):
+        if match["key"] == "host" or match["key"] in order.listing.required:
+            given[match["key"]] = unmask(match["value"], order.memory.quoted)
+            order.words.take_span(match.start(), match.end(), "option")
+    return given
 
-    def _take_pairs(self, listing: ToolListing, words: Words) -> dict[str, str]:
-        """Read required arguments and the host given as `name=web host=nas`."""
-        given: dict[str, str] = {}
-        for match in re.finditer(rf"(?<!\S)(?P<key>\w+)=(?P<value>{MARK}|\S+)", words.left):
-            if match["key"] == "host" or match["key"] in listing.required:
-                given[match["key"]] = unmask(match["value"], self._quoted)
-                words.take_span(match.start(), match.end(), "option")
-        return given
 
-    def _take_options(self, listing: ToolListing, words: Words) -> dict[str, Any]:
-        """Read the options of a tool."""
-        optional = {name: schema for name, schema in listing.arguments.items() if name not in listing.required}
-        left, values = take_options(words.left, optional, self._quoted, listing.names)
-        words.left = left
-        values.pop("host", None)
-        if "name" in optional and (match := re.search(rf"(?i)\bcontainer\s+(?P<name>{NAME})(?=\s+from\b)", words.left)):
-            values["name"] = unmask(match["name"], self._quoted)
-            words.take_span(*match.span("name"), "name")
-        if "name" in optional and "name" not in values:
-            for match in words.take(CALLED, "name"):
-                values["name"] = unmask(match["name"], self._quoted)
-        return values
+def take_optional(order: Order) -> dict[str, Any]:
+    """Read the options of a tool."""
+    listing, words, quoted = order.listing, order.words, order.memory.quoted
+    optional = {name: schema for name, schema in listing.arguments.items() if name not in listing.required}
+    words.left, values = take_options(words.left, optional, quoted, listing.names)
+    values.pop("host", None)
+    if "name" in optional and (match := CONTAINER_FROM.search(words.left) or CALLED.search(words.left)):
+        values["name"] = unmask(match["name"], quoted)
+        words.take_span(*(match.span("name") if match.re is CONTAINER_FROM else match.span()), "name")
+    return values
 
-    def _value(
-        self, listing: ToolListing, argument: str, part: Part, words: Words, *, says_noun: bool
-    ) -> tuple[list[dict[str, Any]], float]:
-        """Value that is not an existing object: an image, a new name, a choice, a quoted command."""
-        choices = listing.arguments[argument].get("enum", ())
-        if argument == "image":
-            return self._image(argument, part, words, says_noun=says_noun)
-        if choices:
-            asked = says_noun or meaning(listing.name.partition("_")[0]) in part.verbs
-            said = [one for one in choices if set(stems(one.replace("_", " "))) <= set(stems(words.left))]
-            if asked and said:
-                words.left = re.sub(
-                    rf"(?i)\b(?:(?:unused|dangling|old|some|disk)\s+)*{re.escape(said[0]).replace('_', '[ _-]+')}s?\b",
-                    lambda match: " " * len(match[0]),
-                    words.left,
-                )
-                words.take_words(stems(said[0].replace("_", " ")), "choice")
-            return ([{argument: said[0]}], NEARLY) if asked and said else ([], 0)
-        if argument in FREE_TEXT:
-            quoted = re.findall(MARK, words.left)
-            if len(quoted) != 1:
-                return [], 0
-            words.take(quoted[0], "command")
-            words.take_words({"command", "inside", "within"}, "command")
-            return [{argument: unmask(quoted[0], self._quoted)}], 0
-        if argument == "name" and says_noun:
-            for pattern in (CALLED, re.compile(rf"(?i)\b{noun_of(listing)}\s+(?P<name>{NAME})")):
-                if (match := pattern.search(words.left)) and is_name(match["name"]):
-                    words.take_span(*match.span("name"), "name")
-                    words.take_words({"called", "named", "name", "call"}, "name")
-                    return [{argument: unmask(match["name"], self._quoted)}], NEARLY
-        return [], 0
 
-    def _image(self, argument: str, part: Part, words: Words, *, says_noun: bool) -> tuple[list[dict[str, Any]], float]:
-        said = images_in(words.left) or (images_in(part.before) if IT.search(words.left) else [])
-        if said:
-            words.take(re.compile(re.escape(said[0])), "image")
-            return ([{argument: said[0]}], IN_THESE_WORDS) if len(said) == 1 else ([], 0)
-        verbs = part.verbs & (IMAGE_VERBS | (part.verbs if says_noun else frozenset()))
-        lower = Words(part.text)
-        self._take_hosts(lower)
-        bare = [
-            word
-            for word in words_after(re.sub(r"(?i)\b(?:image|container|from|of)\b", " ", lower.left), verbs)[:1]
-            if is_name(word)
-        ]
-        if (
-            (match := re.search(rf"(?i)\b(?:image|from(?:\s+image)?)\s+(?:the\s+)?(?P<image>{NAME})", words.left))
-            and is_name(match["image"])
-        ) or (
-            not bare
-            and (match := re.search(rf"(?i)(?P<image>{NAME})\s+(?:as|container)\b", part.text))
-            and is_name(match["image"])
-        ):
+def take_value(order: Order, argument: str) -> Found:
+    """Read a value that is no existing object: an image, a new name, a choice, a quoted command."""
+    words, quoted = order.words, order.memory.quoted
+    if argument == "image":
+        return _image(order, argument)
+    if choices := order.listing.arguments[argument].get("enum", ()):
+        return _choice(order, argument, choices)
+    if argument in FREE_TEXT and len(commands := re.findall(MARK, words.left)) == 1:
+        words.take(commands[0], "command")
+        words.take_words({"command", "inside", "within"}, "command")
+        return [{argument: unmask(commands[0], quoted)}], 0
+    if argument == "name" and says_noun(order):
+        for pattern in (CALLED, re.compile(rf"(?i)\b{noun_of(order.listing)}\s+(?P<name>{NAME})")):
+            if (match := pattern.search(words.left)) and is_name(match["name"]):
+                words.take_span(*match.span("name"), "name")
+                words.take_words({"called", "named", "name", "call"}, "name")
+                return [{argument: unmask(match["name"], quoted)}], NEARLY
+    return NOTHING
+
+
+def says_noun(order: Order) -> bool:
+    """Whether the words name the kind that a tool changes."""
+    return stem(noun_of(order.listing)) in stems(order.part.text)
+
+
+def _choice(order: Order, argument: str, choices: list[str]) -> Found:
+    words = order.words
+    said = [one for one in choices if set(stems(one.replace("_", " "))) <= set(stems(words.left))]
+    if not said or not (says_noun(order) or meaning(order.verb) in order.part.verbs):
+        return NOTHING
+    spaced = re.escape(said[0]).replace("_", "[ _-]+")
+    words.take(rf"\b(?:(?:unused|dangling|old|some|disk)\s+)*{spaced}s?\b", "choice")
+    words.take_words(stems(said[0].replace("_", " ")), "choice")
+    return [{argument: said[0]}], NEARLY
+
+
+def _image(order: Order, argument: str) -> Found:
+    words, part = order.words, order.part
+    said = images_in(words.left) or (images_in(part.before) if IT.search(words.left) else [])
+    if said:
+        words.take(re.compile(re.escape(said[0])), "image")
+        return ([{argument: said[0]}], IN_THESE_WORDS) if len(said) == 1 else NOTHING
+    verbs = part.verbs if says_noun(order) else part.verbs & IMAGE_VERBS
+    spoken = Words(part.text)
+    take_hosts(spoken, order.scene)
+    spoken.take(r"\b(?:image|container|from|of)\b", "filler")
+    bare = [word for word in words_after(spoken.left, verbs)[:1] if is_name(word)]
+    for pattern, said_at in ((IMAGE_AFTER, words.left), (IMAGE_BEFORE, part.text)):
+        match = pattern.search(said_at)
+        if match and is_name(match["image"]) and (not bare or pattern is IMAGE_AFTER):
             bare = [match["image"]]
-        if not bare or bare[0].lower() in {"command", *FREE_TEXT} or (set(bare) & set(self._scene.names())):
-            return [], 0
-        words.take_words({bare[0].lower()}, "image")
-        return [{argument: unmask(bare[0], self._quoted)}], BEFORE
+    if not bare or bare[0].lower() in FREE_TEXT or bare[0] in order.scene.names():
+        return NOTHING
+    words.take_words({bare[0].lower()}, "image")
+    return [{argument: unmask(bare[0], order.memory.quoted)}], BEFORE

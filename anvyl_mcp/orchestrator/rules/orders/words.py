@@ -17,7 +17,6 @@ class Taken:
 
     words: str
     by: str
-    start: int
 
 
 class Words:
@@ -29,34 +28,36 @@ class Words:
         self.taken: list[Taken] = []
 
     def take(self, pattern: str | re.Pattern[str], by: str) -> list[re.Match[str]]:
-        """Read every match; groups named `keep…` and plain groups stay."""
+        """Read every match; plain groups stay, those with a name are read too."""
         found = list((re.compile(pattern, re.IGNORECASE) if isinstance(pattern, str) else pattern).finditer(self.left))
         for match in found:
-            self.take_match(match, by)
+            named = {match.span(name) for name in match.re.groupindex}
+            kept = {match.span(group) for group in range(1, match.re.groups + 1)} - named - {(-1, -1)}
+            start = match.start()
+            for begin, end in sorted(kept):
+                self.take_span(start, begin, by)
+                start = max(start, end)
+            self.take_span(start, match.end(), by)
         return found
-
-    def take_match(self, match: re.Match[str], by: str) -> None:
-        """Read one match without its numbered, unnamed groups."""
-        named = {match.span(name) for name in match.re.groupindex}
-        kept = [match.span(group) for group in range(1, match.re.groups + 1) if match.span(group) not in named]
-        start = match.start()
-        for begin, end in sorted(span for span in kept if span[0] >= 0):
-            self.take_span(start, begin, by)
-            start = max(start, end)
-        self.take_span(start, match.end(), by)
 
     def take_span(self, start: int, end: int, by: str) -> None:
         """Read a part of the text."""
         if words := self.left[start:end].strip():
-            self.taken.append(Taken(words, by, start))
+            self.taken.append(Taken(words, by))
         self.left = self.left[:start] + " " * (end - start) + self.left[end:]
 
     def take_words(self, known: Iterable[str], by: str) -> None:
         """Read all words of a set."""
         known = frozenset(known)
-        for match in list(WORD.finditer(self.left)):
+        for match in WORD.finditer(self.left):
             if match[0].lower().rstrip(".:/'-") in known:
                 self.take_span(match.start(), match.end(), by)
+
+    def without(self, known: Iterable[str]) -> Words:
+        """The words left, to be tried, without those of a set."""
+        trial = Words(self.left)
+        trial.take_words(known, "filler")
+        return trial
 
     @property
     def rest(self) -> list[str]:
