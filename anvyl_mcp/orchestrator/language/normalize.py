@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from anvyl_mcp.core import text
 from anvyl_mcp.orchestrator.language.lexicon import words_of_language
-from anvyl_mcp.orchestrator.language.vocabulary import LEAD_IN, MARK
+from anvyl_mcp.orchestrator.language.vocabulary import MARK, without_lead
 from anvyl_mcp.orchestrator.reader_thread import MOST_CHARACTERS, MOST_PARTS, MOST_WORDS
 
 QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
@@ -64,48 +64,33 @@ def unmask(value: str, quoted: Sequence[str]) -> str:
     return words[1:-1] if whole else words
 
 
-def written_out(masked: str) -> str:
-    """Contractions in full: `what's` is `what is`, `isn't` is `is not`."""
-    masked = re.sub(r"(?i)\b(can)'?t\b|\bcant\b", "cannot", masked)
-    masked = re.sub(r"(?i)\bwo(?:n't|nt)\b", "will not", masked)
-    masked = re.sub(
-        r"(?i)\b(do|does|did|is|are|was|were|has|have|had|would|could|should|must|need)n'?t\b", r"\1 not", masked
-    )
-    masked = re.sub(r"(?i)\b(what|where|who|which|how|it|that|there|here|everything)'s\b", r"\1 is", masked)
-    masked = re.sub(r"(?i)\b(what|how|where|that)s\b(?=\s)", r"\1 is", masked)
-    return re.sub(r"(?i)\b(i)'m\b", r"\1 am", re.sub(r"(?i)\b(i|you|we|they)'(?:re)\b", r"\1 are", masked))
-
-
 @lru_cache(maxsize=256)
 def plain(clause: str, *, asks: bool = False) -> str:
     """Strip politeness and punctuation; `asks`: rewrite the idioms of questions."""
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
-    lead = LEAD_IN.match(clause)
-    clause = THANKS.sub("", clause[lead.end() if lead else 0 :])
+    clause = THANKS.sub("", without_lead(clause))
     clause = NOT_RUNNING.sub(
         lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause
     )
-    for pattern, replacement in _idioms() if asks else ():
-        clause = pattern.sub(replacement, clause)
-    return clause
-
-
-@lru_cache(maxsize=1)
-def _idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(rf"(?i){one}"), other) for one, other in words_of_language("en")["idioms"].items())
+    return _rewritten(clause, "idioms") if asks else clause
 
 
 def plainly(masked: str) -> str:
-    """The text with idioms of orders in plain words: `turn web off and on again` is `restart web`."""
-    for pattern, replacement in _order_idioms():
-        masked = pattern.sub(replacement, masked)
-    return masked
+    """The text with contractions in full and idioms of orders in plain words."""
+    return _rewritten(_rewritten(masked, "contractions"), "orders")
 
 
-@lru_cache(maxsize=1)
-def _order_idioms() -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in words_of_language("en")["orders"].items())
+def _rewritten(said: str, section: str) -> str:
+    for pattern, replacement in _rewrites(section):
+        said = pattern.sub(replacement, said)
+    return said
+
+
+@cache
+def _rewrites(section: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    pairs = words_of_language("en")[section].items()
+    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in pairs)
 
 
 def named(clause: str, names: Sequence[str]) -> str:

@@ -89,6 +89,10 @@ class Places:
         match = re.search(rf"(?i)\s(?:on|at|across)\s+(?P<hosts>{self._list})\s*$", said)
         return (said[: match.start()], self._selector(match["hosts"])) if match else (said, "")
 
+    def without_places(self, said: str) -> str:
+        """The text without hosts as places: at its beginning, and `on nas`."""
+        return re.sub(rf"(?i)(?<!\S)(?:on|at|across)\s+{self._list}", " ", self.split_first(said)[0])
+
     @property
     def _list(self) -> str:
         named_host = rf"(?:the\s+)?(?:{MACHINES}\s+)?(?:{either(self.hosts) or '(?!)'})(?:\s+{MACHINES})?(?![\w-]|\.\w)"

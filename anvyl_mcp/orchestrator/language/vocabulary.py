@@ -48,6 +48,12 @@ LEAD_IN = re.compile(rf"(?i)(?:{any_of(_EN['politeness']['lead'])}[\s,:]+)+")
 POLITE = re.compile(rf"(?i){any_of(_EN['politeness']['anywhere'])}")
 
 
+def without_lead(said: str) -> str:
+    """A text without politeness at its beginning."""
+    lead = LEAD_IN.match(said)
+    return said[lead.end() :] if lead else said
+
+
 def singular(word: str) -> str:
     """`containers` → `container`, `boxes` → `box`."""
     if word.endswith(("xes", "ches", "sses")):

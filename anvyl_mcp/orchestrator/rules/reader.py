@@ -7,7 +7,7 @@ model, where they accompany a language model.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
@@ -16,11 +16,11 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import NothingToDo, NotUnderstood
 from anvyl_mcp.orchestrator.checks.resolve import places_of
 from anvyl_mcp.orchestrator.language import phrases
-from anvyl_mcp.orchestrator.language.intent import Wish, clauses, forms_of, read_wish, verbs_of
+from anvyl_mcp.orchestrator.language.intent import clauses, forms_of, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import translated
-from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, plainly, unmask, written_out
+from anvyl_mcp.orchestrator.language.normalize import is_short, mask, only_wonders, plainly, unmask
 from anvyl_mcp.orchestrator.language.places import Places, named
-from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, LEAD_IN, meaning
+from anvyl_mcp.orchestrator.language.vocabulary import FREE_TEXT, meaning, without_lead
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread, too_long_error
 from anvyl_mcp.orchestrator.rules import command_lines, judgement, replicas, unknown_words
 from anvyl_mcp.orchestrator.rules.looks import Look, Looks
@@ -41,7 +41,6 @@ HELD = {
     "blocked": "it is protected or paused",
 }
 """Why an update of everything leaves a container out, by `held`; a newer host may have further reasons."""
-"""Why an update waits for somebody who names the container."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,21 @@ class Before(IntEnum):
     """A question is a phrase of a tool or is worked out from results; an order is without a remark."""
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """A question in English, with quoted texts masked. `doubts`: corrected typos, `read_from`: what was translated."""
+
+    said: str
+    quoted: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+    read_from: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How its words were read, for the person."""
+        return (*self.doubts, *self.read_from)
+
+
 class Reader:
     """Reads one question."""
 
@@ -127,145 +141,126 @@ class Reader:
         masked, quoted = mask(question)
         if not is_short(masked):
             raise too_long_error()
-        if typed := await self._typed(masked, quoted, scene):
-            return Plan((tuple(typed),))
-        said, language = await self._thread.run(partial(translated, masked))
-        said = plainly(written_out(said))
-        scene_words = unknown_words.Vocabulary(scene)
-        said, typos = await self._mended(said, scene_words, scene)
-        notes = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
-        notes += (f"read from {language} as `{text.clean(unmask(said, quoted))[:200]}`",) if language else ()
-        if subject := await self._thread.run(partial(judgement.subject_of, said, scene.tools.values())):
-            if self._before >= Before.PLANNING_MODEL:
-                raise NotUnderstood("advice is left to a language model")
-            return await self._looks(subject, quoted, scene, (*notes, judgement.FACTS))
-        if command := await self._command(said, quoted, scene):
-            return Plan(((command,),), remarks=notes)
-        if kept := await replicas.read(said, scene):
-            return Plan(((kept,),), remarks=(*notes, *replicas.remark(kept, scene)))
-        wish = await self._thread.run(partial(read_wish, said, scene.tools.values()))
-        if wish.intent == "change" and only_wonders(said) and not self._is_imperative(said, scene):
-            wish = Wish("read")
-        if wish.intent == "change":
-            if only_wonders(said):
-                raise NotUnderstood(
-                    "this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`"
-                )
-            return await self._orders(said, quoted, scene, notes)
-        plan = await self._looks(said, quoted, scene, notes)
-        return replace(plan, said=unmask(said, quoted)) if language else plan
+        if plan := await self._typed(masked, quoted, scene):
+            return plan
+        sentence = await self._sentence(masked, quoted, scene)
+        for stage in (self._advice, self._command, self._replicas, self._orders, self._looks):
+            if plan := await stage(sentence, scene):
+                calls = [call for step in plan.steps for call in step]
+                if option := command_lines.unread_option(sentence.said, calls):
+                    raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
+                await self._check_commands(calls, sentence, scene)
+                return plan
+        raise self._not_understood(sentence.said, quoted, scene)
 
-    @staticmethod
-    def _is_imperative(said: str, scene: Scene) -> bool:
-        """Whether a clause begins with the verb of a change."""
-        changing = [tool for tool in scene.tools.values() if not tool.reads]
-        for clause in clauses(said, changing):
-            words = said[clause.start : clause.end].strip().lower()
-            words = words.removeprefix(lead[0] if (lead := LEAD_IN.match(words)) else "")
-            if any(forms_of(verb)[0].match(words) for verb in clause.verbs):
-                return True
-        return False
+    async def _typed(self, masked: str, quoted: Sequence[str], scene: Scene) -> Plan | None:
+        """A Docker command line."""
+        typed = command_lines.typed(masked, quoted, scene.places, scene.tools)
+        if typed is None:
+            return None
+        if typed.container:
+            await scene.look_up("container")
+        return Plan((tuple(typed.calls),)) if typed.container in ("", *scene.names()) else None
 
-    async def _mended(self, said: str, known: unknown_words.Vocabulary, scene: Scene) -> tuple[str, dict[str, str]]:
-        """The text with typos of known words corrected; a verb that removes is only suggested.
+    async def _sentence(self, masked: str, quoted: tuple[str, ...], scene: Scene) -> Sentence:
+        """The sentence in English, with typos of known words corrected; a verb that removes is only suggested.
 
         Raises:
             NotUnderstood: such a verb is misspelled.
         """
+        said, language = await self._thread.run(partial(translated, masked))
+        said, known = plainly(said), unknown_words.Vocabulary(scene)
         better, typos = await self._thread.run(partial(known.mended, said))
         if typos:
             await scene.look_up("container")
             better, typos = await self._thread.run(partial(known.mended, said))
         destroying = {verb for tool in scene.tools.values() if tool.safety == "destroys" for verb in verbs_of(tool)}
         if any(meaning(word) in destroying - {"run"} for word in typos.values()):
-            raise NotUnderstood(
-                f"no rule fits `{text.clean(said)[:80]}`", hint=f"did you mean `{text.clean(better)[:80]}`?"
-            )
-        return better, typos
+            hint = f"did you mean `{text.clean(better)[:80]}`?"
+            raise NotUnderstood(f"no rule fits `{text.clean(said)[:80]}`", hint=hint)
+        doubts = tuple(f"read `{typo}` as `{word}`" for typo, word in typos.items())
+        read_from = (f"read from {language} as `{text.clean(unmask(better, quoted))[:200]}`",) if language else ()
+        return Sentence(better, quoted, doubts, read_from)
 
-    async def _typed(self, masked: str, quoted: Sequence[str], scene: Scene) -> list[Call]:
-        """Calls of a Docker command line."""
-        typed = command_lines.typed(masked, quoted, scene.places, scene.tools)
-        if typed is None:
-            return []
-        if typed.container:
-            await scene.look_up("container")
-            if typed.container not in scene.names():
-                return []
-        for call in typed.calls if typed.host else ():
-            call.arguments["host"] = typed.host
-        await self._check_commands(typed.calls, masked, quoted, scene)
-        return typed.calls
+    async def _advice(self, sentence: Sentence, scene: Scene) -> Plan | None:
+        """Whether to do something: how things are now."""
+        subject = await self._thread.run(partial(judgement.subject_of, sentence.said, scene.tools.values()))
+        if subject and self._before >= Before.PLANNING_MODEL:
+            raise NotUnderstood("advice is left to a language model")
+        return await self._looked(subject, sentence, scene, judgement.FACTS) if subject else None
 
-    async def _command(self, said: str, quoted: Sequence[str], scene: Scene) -> Call | None:
+    async def _command(self, sentence: Sentence, scene: Scene) -> Plan | None:
         """A sentence that is one command for a machine or a container."""
-        found = command_lines.spoken(said, quoted, scene.places, scene.tools)
-        if found is None:
+        if not command_lines.IN_WORDS.search(sentence.said):
             return None
         await scene.look_up("container")
-        call = command_lines.placed(found, scene.tools, quoted, scene.names())
-        if call is not None:
-            await self._check_commands([call], said, quoted, scene)
-        return call
+        call = command_lines.spoken(sentence.said, sentence.quoted, scene.places, scene.tools, {*scene.names()})
+        return Plan(((call,),), remarks=sentence.notes) if call else None
 
-    async def _check_commands(self, calls: Sequence[Call], masked: str, quoted: Sequence[str], scene: Scene) -> None:
+    async def _check_commands(self, calls: Sequence[Call], sentence: Sentence, scene: Scene) -> None:
         """Check that no command intended for a container runs on a machine.
 
         Raises:
             NotUnderstood: the words name no machine for it, or may mean a container.
         """
+        said = sentence.said
         for call in calls:
             free = FREE_TEXT & set(() if call.listing.names or call.listing.reads else call.listing.required)
             for command in (str(call.arguments[argument]) for argument in free):
-                placed = self._around.placed or "host" in call.arguments or command_lines.names_a_place(masked)
+                placed = self._around.placed or "host" in call.arguments
+                placed = placed or bool(command_lines.FOR_THE_MACHINE.match(without_lead(said)))
                 await scene.look_up("container")
-                if not placed or command_lines.may_be_for_a_container(command, masked, quoted, set(scene.names())):
+                if not placed or command_lines.may_be_for_a_container(command, said, scene.places, scene.names()):
                     raise command_lines.unclear_place(command)
 
-    async def _orders(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
-        changing = [tool for tool in scene.tools.values() if not tool.reads]
+    async def _replicas(self, sentence: Sentence, scene: Scene) -> Plan | None:
+        """An order for a number of containers."""
+        call = await replicas.read(sentence.said, scene)
+        return Plan(((call,),), remarks=(*sentence.notes, *replicas.remark(call, scene))) if call else None
+
+    async def _orders(self, sentence: Sentence, scene: Scene) -> Plan | None:
+        """Changes, each read to the last word."""
+        said, quoted = sentence.said, sentence.quoted
+        found = await self._thread.run(partial(clauses, said, scene.tools.values()))
+        verbs = frozenset[str]().union(*(clause.verbs for clause in found))
+        wonders = only_wonders(said)
+        if not verbs or (wonders and not any(_is_imperative(said[one.start : one.end], one.verbs) for one in found)):
+            return None
+        if wonders:
+            raise NotUnderstood("this is a question, not an order", hint=f"write it as an order: `{said.strip(' ?')}`")
         for unknown in scene.places.unknown_host(said):
             if not await scene.has_object(unknown):
                 raise registry.unknown_host_error(unknown, scene.places.hosts)
         from anvyl_mcp.orchestrator.rules.orders import read_orders  # not needed for questions, which must be quick
 
-        verbs = read_wish(said, changing).verbs
+        changing = [tool for tool in scene.tools.values() if not tool.reads]
         await scene.prepare(said, [tool for tool in changing if verbs & verbs_of(tool)])
         for index, one in enumerate(quoted):
             if any(one[1:-1] in scene.names(kind) for kind in scene.objects):
                 said = said.replace(chr(0xE000 + index), one[1:-1])  # a name in quotes
         try:
-            found = await self._thread.run(partial(read_orders.read, said, quoted, scene))
+            orders = await self._thread.run(partial(read_orders.read, said, quoted, scene))
         except NothingToDo as done:
-            if sum(bool(clause.verbs) for clause in clauses(said, changing)) < 2:
+            if sum(bool(clause.verbs) for clause in found) < 2:
                 raise
             raise NotUnderstood(f"{done.message}; nothing was changed", hint="ask for the rest separately") from done
         steps: list[list[Call]] = []
-        for step in found.steps:
-            if isinstance(step, list):
-                steps.append(step)
-                continue
-            look = await Looks(scene, quoted, strict=True).read(step)
-            if not look.calls:
+        for step in orders.steps:
+            calls = step if isinstance(step, list) else (await Looks(scene, quoted, strict=True).read(step)).calls
+            if isinstance(step, str) and not calls:
                 raise self._not_understood(step, quoted, scene, hint="ask for it separately")
-            steps.append(look.calls)
+            steps.append(calls)
         if not steps:
             raise self._not_understood(said, quoted, scene)
         steps, spared = await self._with_an_update(steps, said, scene)
-        if option := command_lines.unread_option(said, [call for step in steps for call in step]):
-            raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
-        await self._check_commands([call for step in steps for call in step], said, quoted, scene)
-        remarks = [*notes]
-        misspelled = any(note.startswith("read `") for note in notes)
         capable = self._before is Before.CAPABLE_MODEL
-        if (found.ignored and capable) or (misspelled and self._before > Before.NO_MODEL):
+        if (orders.ignored and capable) or (sentence.doubts and self._before > Before.NO_MODEL):
             raise NotUnderstood("some words of the order are left to a language model")
-        if found.ignored:
-            remarks.append("ignored: " + "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(found.ignored)))
-        remarks += dict.fromkeys(unmask(one, quoted) for one in found.decided)
-        remarks += spared
-        doubts = tuple(dict.fromkeys([*(note for note in notes if note.startswith("read `")), *found.doubts]))
-        return Plan(tuple(tuple(step) for step in steps), remarks=tuple(remarks), doubts=doubts)
+        ignored = "; ".join(f"`{unmask(one, quoted)}`" for one in dict.fromkeys(orders.ignored))
+        decided = dict.fromkeys(unmask(one, quoted) for one in orders.decided)
+        remarks = (*sentence.notes, *([f"ignored: {ignored}"] if ignored else []), *decided, *spared)
+        doubts = tuple(dict.fromkeys([*sentence.doubts, *orders.doubts]))
+        return Plan(tuple(tuple(step) for step in steps), remarks=remarks, doubts=doubts)
 
     @staticmethod
     async def _with_an_update(
@@ -299,20 +294,28 @@ class Reader:
         ]
         return [step for step in kept if step], remarks
 
-    async def _looks(self, said: str, quoted: Sequence[str], scene: Scene, notes: tuple[str, ...]) -> Plan:
-        looks = Looks(scene, quoted, strict=self._before >= Before.PLANNING_MODEL)
-        several = [part for part in SPLIT.split(said) if part and part.strip()]
+    async def _looks(self, sentence: Sentence, scene: Scene) -> Plan:
+        """A question; each of several clauses, if all are phrases of a tool."""
+        several = [part for part in SPLIT.split(sentence.said) if part and part.strip()]
+        looks = self._reader_of_questions(sentence, scene)
         if len(several) > 1 and (found := await self._each(looks, several)):
-            return Plan(tuple(tuple(look.calls) for look in found), remarks=notes)
-        look = await looks.read(said)
+            plan = Plan(tuple(tuple(look.calls) for look in found), remarks=sentence.notes)
+        else:
+            plan = await self._looked(sentence.said, sentence, scene)
+        return replace(plan, said=unmask(sentence.said, sentence.quoted)) if sentence.read_from else plan
+
+    async def _looked(self, said: str, sentence: Sentence, scene: Scene, *notes: str) -> Plan:
+        """The plan for one question."""
+        look = await self._reader_of_questions(sentence, scene).read(said)
         if not look.calls or (self._before is Before.CAPABLE_MODEL and not look.exact):
-            raise self._not_understood(said, quoted, scene)
-        if option := command_lines.unread_option(said, look.calls):
-            raise NotUnderstood(f"`{option}` is not supported here", hint="leave it out, or write it in words")
+            raise self._not_understood(said, sentence.quoted, scene)
         read_as = "" if look.exact else text.join_names([call.in_full() for call in look.calls])
         if look.ignored:
             read_as += f"; ignored: {' '.join(look.ignored)}"
-        return Plan((tuple(look.calls),), read_as, (*notes, *look.remarks))
+        return Plan((tuple(look.calls),), read_as, (*sentence.notes, *notes, *look.remarks))
+
+    def _reader_of_questions(self, sentence: Sentence, scene: Scene) -> Looks:
+        return Looks(scene, sentence.quoted, strict=self._before >= Before.PLANNING_MODEL)
 
     async def _each(self, looks: Looks, parts: Sequence[str]) -> list[Look]:
         """The looks of several clauses; empty unless each is exact."""
@@ -334,3 +337,9 @@ class Reader:
 
 def _is_named(call: Call, said: str) -> bool:
     return named(said, str(call.arguments.get("name") or ""))
+
+
+def _is_imperative(clause: str, verbs: Iterable[str]) -> bool:
+    """Whether a clause begins with one of the verbs."""
+    words = without_lead(clause.strip().lower())
+    return any(forms_of(verb)[0].match(words) for verb in verbs)

@@ -71,7 +71,7 @@ async def test_a_command_line_makes_the_calls_that_docker_would_make(line: str, 
     [
         ("docker logs -f db", "`-f`"),
         ("docker logs db --until 5m", "`--until`"),
-        ("docker logs --tail all db", "`--tail`"),
+        ("docker logs --tail all db", "--tail"),
         ("docker ps -q", "`-q`"),
         ("docker stop -s KILL db", "`-s`"),
         ("docker rm -v backup", "`-v`"),

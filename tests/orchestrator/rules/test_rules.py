@@ -177,7 +177,7 @@ async def test_a_refusal_suggests_phrases() -> None:
 
 
 async def test_a_command_that_may_be_two_requests_is_refused_as_ambiguous() -> None:
-    with pytest.raises(NotUnderstood, match="Put the command in quotes"):
+    with pytest.raises(NotUnderstood, match="Put it in quotes"):
         await ask("run command uptime and stop web")
 
 
