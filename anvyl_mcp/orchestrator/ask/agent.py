@@ -206,8 +206,14 @@ class Assistant:
             self._add_model_notes(reply, result.new_messages(), choice, model.requests)
 
     def _toolset(self, checks: CallChecks, *, by_model: bool) -> FleetToolset:
-        checked = checks if by_model else None
-        return FleetToolset(self._fleet, checks=checked, inventory=checks.inventory, root_reasons=self._root_reasons)
+        calls = FleetCalls(
+            self._fleet,
+            checks=checks if by_model else None,
+            inventory=checks.inventory,
+            root_reasons=self._root_reasons,
+            record=telemetry.record_call,
+        )
+        return FleetToolset(self._fleet, calls)
 
     def _build_model(
         self, choice: model_choice.ModelChoice, checks: CallChecks, reply: Reply, drive: DriveMode, capable: bool

@@ -12,11 +12,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.core.errors import AnvylError, ModelUnavailable, NothingToDo
-from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask.fleet_calls import FleetCalls, OverBudget, RepeatedCall
-from anvyl_mcp.orchestrator.checks.call_checks import CallChecks
-from anvyl_mcp.orchestrator.checks.consent import RootReasons, no_root_reasons
-from anvyl_mcp.orchestrator.checks.resolve import Inventory
 from anvyl_mcp.orchestrator.rules.results.answers import result_metadata
 from anvyl_mcp.orchestrator.run import Run
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -32,22 +28,9 @@ MOST_CHARACTERS = 6000
 class FleetToolset(AbstractToolset[Run]):
     """Offers the fleet to an agent; the calls are checked, proposed and made by `FleetCalls`."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        *,
-        checks: CallChecks | None = None,
-        inventory: Inventory | None = None,
-        root_reasons: RootReasons = no_root_reasons,
-    ) -> None:
-        """Offer every tool. Without checks, calls are made as they are given.
-
-        `inventory`: cached objects; `root_reasons`: why a call gives root on its host.
-        """
+    def __init__(self, fleet: Fleet, calls: FleetCalls) -> None:
         self._fleet = fleet
-        self._calls = FleetCalls(
-            fleet, checks=checks, inventory=inventory, root_reasons=root_reasons, record=telemetry.record_call
-        )
+        self._calls = calls
         self._tools = {name: self._tool(listing) for name, listing in fleet.catalogue.items()}
 
     @property

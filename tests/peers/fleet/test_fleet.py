@@ -25,6 +25,7 @@ from pydantic_ai.usage import RunUsage
 from anvyl_mcp.app.node import Node
 from anvyl_mcp.core.errors import InvalidInput, Refused, Timeout, Unknown, UnknownHost, Unpaired, Unreachable
 from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.ask.fleet_calls import FleetCalls
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
 from anvyl_mcp.orchestrator.question import Question
 from anvyl_mcp.orchestrator.run import Run
@@ -403,7 +404,7 @@ async def definitions(hosts: int, folder: Path) -> str:
     )
     assert len(fleet.hosts) == hosts
     context = RunContext(deps=Run(Question("")), model=TestModel(), usage=RunUsage())
-    shown = await FleetToolset(fleet).get_tools(context)
+    shown = await FleetToolset(fleet, FleetCalls(fleet)).get_tools(context)
     return json.dumps(
         [
             [tool.tool_def.name, tool.tool_def.description, tool.tool_def.parameters_json_schema]
