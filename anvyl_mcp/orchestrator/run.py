@@ -87,6 +87,11 @@ class Run:
         """Whether the rules made any response in place of a model."""
         self._composed_from_results = False
         self._unresolved: dict[str, AnvylError] = {}
+        self._responses = 0
+        self._failed_in: dict[str, int] = {}
+        """Number of the response in which a tool last failed."""
+        self._made_in: set[tuple[str, int]] = set()
+        """Tools that were called, with the number of the response."""
         self._call_counts: Counter[str] = Counter()
 
     @property
@@ -108,8 +113,14 @@ class Run:
 
     @property
     def unresolved(self) -> AnvylError | None:
-        """The error of the last failed call whose tool has not been called successfully since."""
+        """The error of the last failed call whose tool no later response called."""
         return next(reversed(self._unresolved.values()), None)
+
+    @property
+    def left_out(self) -> AnvylError | None:
+        """The error of a call that could not be made, though another of the same tool and response was."""
+        left = [error for tool, error in self._unresolved.items() if (tool, self._failed_in[tool]) in self._made_in]
+        return left[-1] if left else None
 
     @property
     def refused_tools(self) -> frozenset[str]:
@@ -123,6 +134,7 @@ class Run:
     def record_response(self, responder: Responder) -> None:
         """Record the origin of a response. `RESULTS` does not change the origin of the calls."""
         self._composed_from_results = responder is Responder.RESULTS
+        self._responses += 1
         if responder is not Responder.RESULTS:
             self.by_rules = responder is Responder.RULES
             self.used_rules = self.used_rules or self.by_rules
@@ -147,7 +159,9 @@ class Run:
 
     def begin_call(self, tool: str, arguments: Mapping[str, Any], hosts: Sequence[str]) -> None:
         """Report a call before it is sent."""
-        self._unresolved.pop(tool, None)
+        if self._failed_in.get(tool) != self._responses:
+            self._unresolved.pop(tool, None)
+        self._made_in.add((tool, self._responses))
         self.question.on_call(tool, arguments, list(hosts))
 
     def end_call(self, outcome: Outcome) -> None:
@@ -159,6 +173,7 @@ class Run:
         """Record why a call could not be made."""
         self.failures = [*self.failures, error]
         self._unresolved[tool] = error
+        self._failed_in[tool] = self._responses
 
     def end_with_nothing_to_do(self, error: NothingToDo) -> None:
         """End the run because everything is already in the requested state."""

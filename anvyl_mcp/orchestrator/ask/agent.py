@@ -28,6 +28,7 @@ from anvyl_mcp.core.settings import Settings
 from anvyl_mcp.orchestrator import telemetry
 from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.ask.aliases import expand
+from anvyl_mcp.orchestrator.ask.claims import KnownThings
 from anvyl_mcp.orchestrator.ask.fleet_calls import FleetCalls, decide_proposals
 from anvyl_mcp.orchestrator.ask.quick_answer import play
 from anvyl_mcp.orchestrator.ask.toolset import FleetToolset
@@ -196,14 +197,22 @@ class Assistant:
         if run.answered_by is not Responder.RULES and run.end_reason is not EndReason.WAITING_FOR_APPROVAL:
             model_text = reply.answer if run.answered_by is Responder.MODEL else ""
             wants_change = checks.wish.intent == "change"
+            things = await self._known_things(checks, run) if capable else None
             reply.answer = report.compose_answer(
-                run, self._fleet.catalogue, model_text, wants_change=wants_change, counts=capable
+                run, self._fleet.catalogue, model_text, wants_change=wants_change, known=things
             )
             if reply.waiting:
                 reply.answer = "\n".join(filter(None, [reply.answer, report.describe_pending(run)]))
         report.fail_if_not_changed(reply, checks.wish.intent, self._fleet.catalogue)
         if model and choice:
             self._add_model_notes(reply, result.new_messages(), choice, model.requests)
+
+    async def _known_things(self, checks: CallChecks, run: Run) -> KnownThings:
+        """What a model can tell of besides the changes that it made."""
+        tools = [self._fleet.tool(call.tool) for call in run.calls]
+        kinds = {kind for tool in tools if not tool.reads for kind in tool.names.values()} & checks.inventory.kinds()
+        objects = [one for kind in sorted(kinds) for one in await checks.inventory.objects(kind)]
+        return KnownThings(self._fleet.hosts, objects, looked=any(tool.reads for tool in tools))
 
     def _toolset(self, checks: CallChecks, *, by_model: bool) -> FleetToolset:
         calls = FleetCalls(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from anvyl_mcp.orchestrator.checks.resolve import FleetObject, best_matches
+from anvyl_mcp.orchestrator.language.vocabulary import NUMBERS
 from anvyl_mcp.peers.fleet.fleet import Outcome
 
 DONE = r"(?:(?:re)?started|stopped|removed|deleted|created|pulled|executed|updated|deployed|scaled|killed\s+off)"
@@ -15,6 +18,10 @@ PASSIVE = rf"\b(?:(?:has|have)\s+{ADVERBS}been\s+{DONE}|(?:is|are|was|were)\s+{A
 CLAIM = re.compile(
     rf"(?P<active>{ACTIVE}|^\W*(?:all\s+)?{DONE}\b|^\W*(?:done|ok(?:ay)?)\b)|(?P<passive>{PASSIVE})", re.I
 )
+FOUND = re.compile(
+    r"(?:is|are|was|were)\s+(?:(?P<before>already|still)\s+)?(?:all\s+|both\s+)?(?:running|stopped|gone)", re.I
+)
+"""A state, which a model may also have found, and with `before` cannot have brought about."""
 PROMISE = re.compile(
     r"\bI(?:'ll|\s+will|'m|\s+am)\s+(?:now\s+|going\s+to\s+)*(?:re)?(?:stop|start|remov|delet|creat|pull|updat)", re.I
 )
@@ -29,27 +36,66 @@ already yes as you asked requested
 """
 EMPTY = frozenset(EMPTY_WORDS.split())
 FEWEST_FACTS = 3
-"""Words next to the claim from which a sentence says more than that something was done."""
+"""Words next to the claim from which a sentence says more than that something was done; of a capable model two."""
 
 
-def without_claims(said: str, changes: Sequence[Outcome]) -> str:
-    """The text without the sentences that claim changes which the results do not show, or only what they show."""
+@dataclass(frozen=True)
+class KnownThings:
+    """What a capable model can tell of, besides its changes."""
+
+    hosts: Sequence[str] = ()
+    objects: Sequence[FleetObject] = ()
+    looked: bool = False
+    """Whether it has read something on the hosts."""
+
+
+def without_claims(said: str, changes: Sequence[Outcome], known: KnownThings | None = None) -> str:
+    """The text without the sentences that claim changes which the results do not show, or only what they show.
+
+    `known`: what there is, for a capable model, which is believed unless it names an object that was not changed. Of
+    another, every word about a change has to be in the results.
+    """
     sentences = re.split(r"(?<=[.!?])\s+", said)
-    return " ".join(one for one in sentences if _is_kept(one, changes, asks="?" in said))
+    return " ".join(one for one in sentences if _is_kept(one, changes, known, asks="?" in said))
 
 
-def _is_kept(sentence: str, changes: Sequence[Outcome], *, asks: bool) -> bool:
+def _is_kept(sentence: str, changes: Sequence[Outcome], known: KnownThings | None, *, asks: bool) -> bool:
     if PROMISE.search(sentence) and not asks and not CONDITION.search(sentence):
         return False
     claims = list(CLAIM.finditer(sentence))
+    if known is not None:
+        claims = [one for one in claims if not _is_found(one[0], unchanged=known.looked and not changes)]
     if not claims:
         return True
     if not changes or not all(change.ok for change in changes):
         return False
-    known = _changed_words(changes)
-    objects = [word for claim in claims for word in _words(_object_of(sentence, claim)) if word not in known]
-    facts = {word for word in _words(sentence) if word not in known and not re.fullmatch(rf"{DONE}|{STATE}", word)}
-    return not objects and len(facts) >= FEWEST_FACTS
+    changed = _changed_words(changes)
+    objects = [word for claim in claims for word in _words(_object_of(sentence, claim)) if word not in changed]
+    if known is not None:
+        objects = [word for word in objects if _is_unchanged(word, changes, known)]
+    facts = {word for word in _words(sentence) if word not in changed and not re.fullmatch(rf"{DONE}|{STATE}", word)}
+    return not objects and len(facts) >= FEWEST_FACTS - (known is not None)
+
+
+def _is_found(claim: str, *, unchanged: bool) -> bool:
+    """Whether a claim like `is running` is about a state that the model found, as always if nothing was changed."""
+    found = FOUND.fullmatch(claim)
+    return found is not None and (unchanged or bool(found["before"]))
+
+
+def _is_unchanged(word: str, changes: Sequence[Outcome], known: KnownThings) -> bool:
+    """Whether a word means a host or an object that was not changed, or another number of them."""
+    if number := NUMBERS.get(word, word if word.isdigit() else ""):
+        names = {value for change in changes for value in _names(change)}
+        return int(number) not in {len(changes), len(names), len({change.host for change in changes})}
+    if word in (host.lower() for host in known.hosts):
+        return True
+    meant = {one.name for one in best_matches([word], known.objects)}
+    return bool(meant) and not meant & {name for change in changes for name in _names(change)}
+
+
+def _names(change: Outcome) -> list[str]:
+    return [str(value) for value in change.arguments.values() if isinstance(value, str)]
 
 
 def _object_of(sentence: str, claim: re.Match[str]) -> str:

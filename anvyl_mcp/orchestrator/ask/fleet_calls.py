@@ -31,6 +31,8 @@ MOST_READS = 30
 MOST_CHANGES = 500
 """Calls for one question. Higher for changes, because one approval covers a plan of many changes."""
 
+PACE = frozenset({"timeout", "watch"})
+
 
 class OverBudget(Exception):
     """The question has made as many calls as one question may."""
@@ -95,7 +97,7 @@ class FleetCalls:
             wanted = host_argument.selector(given.get("host"))
             listing, given = await whole_stack(self._fleet, listing, dict(given), wanted, self._inventory.outcomes)
             placed = await self._place(listing, given, run)
-            self._check_repetition(listing.name, placed, run)
+            self._check_repetition(listing, placed, run)
             proposal = None
             if not listing.reads:
                 proposal = await self._proposal(listing, placed, given, run, id_, created)
@@ -103,10 +105,12 @@ class FleetCalls:
             run.end_with_nothing_to_do(done)
             raise
         except AnvylError as error:
-            self._note_failure(listing, given, error, run)
-            if isinstance(error, Denied) and not listing.reads and run.untrusted:
-                await self._propose_untrusted(listing, given, id_, run)
-            raise
+            caused = isinstance(error, Denied) and not listing.reads and bool(run.untrusted)
+            proposal = await self._untrusted_proposal(listing, given, id_, run, created) if caused else None
+            if proposal is None:
+                self._note_failure(listing, given, error, run)
+                raise
+            placed = PlacedCall(proposal.arguments, proposal.hosts)
         if proposal is not None:
             run.propose(proposal)
         return CheckedCall(listing, placed, proposal)
@@ -151,14 +155,40 @@ class FleetCalls:
         names = {str(given.get("name") or "") for tool, given in known if not tool.names and not tool.reads}
         return names - {""}
 
-    def _check_repetition(self, name: str, placed: PlacedCall, run: Run) -> None:
+    def _check_repetition(self, listing: ToolListing, placed: PlacedCall, run: Run) -> None:
+        """Check that a model does not make a call again without need.
+
+        Raises:
+            RepeatedCall: it does.
+        """
         if self._checks is None or run.by_rules:
             return  # a plan repeats what the words repeat
-        if not self._checks.is_repeated(name, placed.arguments, placed.hosts):
+        name, arguments, hosts = listing.name, placed.arguments, placed.hosts
+        made = self._checks.is_repeated(name, arguments, hosts)
+        if listing.reads:
+            # After a change, the same call shows something else.
+            repeated = made and all(self._fleet.tool(call.tool).reads for call in run.calls)
+        else:
+            repeated = self._repeats_last_change(listing, placed, run) and not self._checks.asks_twice(listing)
+        if not repeated:
             return
-        if self._checks.is_repeated(f"repeated {name}", placed.arguments, placed.hosts):
+        if self._checks.is_repeated(f"repeated {name}", arguments, hosts):
             run.end(EndReason.REPEATED_CALL)
-        raise RepeatedCall("This very call was made before; its result stands.")
+        if listing.reads:
+            raise RepeatedCall("This very call was made before; its result stands.")
+        raise RepeatedCall("This change was proposed before for the same question; its result stands.")
+
+    def _repeats_last_change(self, listing: ToolListing, placed: PlacedCall, run: Run) -> bool:
+        """Whether the last change of these objects was the same, perhaps with another time limit."""
+        name, arguments, hosts = listing.name, placed.arguments, placed.hosts
+        named = {str(arguments.get(argument) or "") for argument in listing.names} - {""}
+        for last in reversed(list(run.proposals.values())):
+            tool = self._fleet.tool(last.tool)
+            touched = {str(last.arguments.get(argument) or "") for argument in tool.names}
+            same = last.tool == name and _without_pace(last.arguments) == _without_pace(arguments)
+            if set(last.hosts) & set(hosts) and (named & touched or (same and not named)):
+                return same and set(hosts) <= set(last.hosts)
+        return False
 
     def _note_failure(self, listing: ToolListing, given: Mapping[str, Any], error: AnvylError, run: Run) -> None:
         """Record a failed call, and end a model's run if it failed before."""
@@ -241,32 +271,37 @@ class FleetCalls:
             return tuple(run.doubts) if run.by_rules else ()
         return await self._checks.doubts(listing, arguments)
 
-    async def _propose_untrusted(self, listing: ToolListing, given: Mapping[str, Any], id_: str, run: Run) -> None:
-        """Report a denied change that untrusted text may have caused, with its source, and end the run.
+    async def _untrusted_proposal(
+        self, listing: ToolListing, given: Mapping[str, Any], id_: str, run: Run, created: Collection[str]
+    ) -> Proposal | None:
+        """The proposal for a denied change that untrusted text may have caused, which only a person can approve.
 
-        It is proposed only if the question does not just read. Approval in advance never covers it.
+        None if nobody is asked now: it cannot be made; the question only reads, and it is reported; or the question
+        does not name its objects, and it waits. The run ends in the last two cases.
         """
         question = run.question
         arguments = _tool_arguments(listing, given)
         try:
             check(listing, arguments)
-            hosts = await resolve_targets(self._fleet, listing, arguments, str(given.get("host") or question.host))
+            selector = host_argument.selector(given.get("host")) or question.host or question.home
+            hosts = await resolve_targets(self._fleet, listing, arguments, selector)
         except AnvylError:
-            return
+            return None
         if question.host and not set(hosts) <= set(self._fleet.select(question.host)):
-            return
-        run.end(EndReason.UNTRUSTED_CHANGE)
+            return None
         if self._checks and self._checks.wish.intent == "read":
-            # The question asks for no change, so this one is reported but cannot be approved.
+            run.end(EndReason.UNTRUSTED_CHANGE)
             run.set_untrusted_aside(listing.name)
-            return
+            return None
         try:
-            plan = await change_plan.plan_change(self._fleet, listing, arguments, hosts, on_behalf=question.on_behalf)
+            proposal = await self._proposal(listing, PlacedCall(arguments, hosts), given, run, id_, created)
         except AnvylError:
-            return
-        proposal = Proposal(id_, listing.name, arguments, hosts, untrusted=run.untrusted)
-        proposal.replan(plan)
+            return None
+        if self._checks and self._checks.may_mean(listing, arguments):
+            return proposal
+        run.end(EndReason.UNTRUSTED_CHANGE)
         run.propose(proposal)
+        return None
 
     async def _consent(
         self, listing: ToolListing, placed: PlacedCall, given: Mapping[str, Any], run: Run
@@ -321,6 +356,11 @@ async def decide_proposals(run: Run, ids: Sequence[str], decide: Decide) -> dict
 def _tool_arguments(listing: ToolListing, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments without `host`, coerced to the tool's schema."""
     return coerce_arguments(listing.input_schema, {name: value for name, value in given.items() if name != "host"})
+
+
+def _without_pace(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that say what is changed, not how long it may take."""
+    return {name: value for name, value in arguments.items() if name not in PACE}
 
 
 def _count_call(listing: ToolListing, run: Run) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.ask.claims import without_claims
+from anvyl_mcp.orchestrator.ask.claims import KnownThings, without_claims
 from anvyl_mcp.orchestrator.language.intent import Intent
 from anvyl_mcp.orchestrator.language.lexicon import is_english, sentence
 from anvyl_mcp.orchestrator.language.places import named
@@ -42,19 +42,19 @@ FLEET_CLAIM = re.compile(
 
 
 def compose_answer(
-    run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool, counts: bool
+    run: Run, tools: Mapping[str, ToolListing], model_text: str, *, wants_change: bool, known: KnownThings | None
 ) -> str:
     """The answer of a model as it gave it, followed by facts computed from the results.
 
-    What it says about changes is replaced by their results, and without any text the results are the answer. `counts`:
-    the model can be trusted with figures; of another, computed facts replace the text.
+    What it says about changes is replaced by their results, and without any text the results are the answer. `known`:
+    what there is, for a model that can be trusted with figures; of another, computed facts replace the text.
     """
     changes = [call for call in run.calls if not _reads(tools, call)]
     denied = [proposal for proposal in run.proposals.values() if proposal.decision == "denied"]
     refused = any(not tools[name].reads for name in run.refused_tools if name in tools)
     said = "" if run.stopped else model_text
     about_changes = bool(changes or denied or refused or wants_change)
-    kept = without_claims(said, changes) if about_changes else said
+    kept = without_claims(said, changes, known) if about_changes else said
     english = not said or _is_english(run, said)
     if changes:
         left = [_call(tools, one) for one in denied]
@@ -68,7 +68,7 @@ def compose_answer(
         lines = lines or _describe_results(run, tools)
     elif kept != said or (wants_change and "?" not in said):
         lines = [kept, _in_language_of(run, said, "unchanged", UNCHANGED)]
-    elif counts:
+    elif known is not None:
         # What a model has worked out itself is not worked out again, perhaps about more than was asked.
         facts = [] if FIGURES.search(said) or not english else _computed_answer(run, tools)
         lines = [*_checked_text(run, said), *facts]
@@ -191,7 +191,7 @@ def conclude(reply: Reply) -> None:
 
 
 def fail_if_not_changed(reply: Reply, intent: Intent, tools: Mapping[str, ToolListing]) -> None:
-    """Set the error of a reply if the question asks for a change and none was made or proposed."""
+    """Set the error of a reply if the question asks for a change and none was made or proposed, or only a part."""
     run = reply.run
     changed = any(not tools[call.tool].reads for call in run.calls if call.tool in tools)
     not_changed = intent == "change" and not changed and not reply.proposals
@@ -199,6 +199,8 @@ def fail_if_not_changed(reply: Reply, intent: Intent, tools: Mapping[str, ToolLi
         reply.error = run.end_error
     elif not_changed and run.unresolved:
         reply.error = run.unresolved
+    elif intent == "change" and not run.by_rules and run.left_out:
+        reply.error = run.left_out
 
 
 def describe_pending(run: Run) -> str:

@@ -27,6 +27,8 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.targets import resolve_targets
 
+TWICE = re.compile(r"\b(?:twice|times|again|once more|one more time|another time)\b", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class PlacedCall:
@@ -80,6 +82,18 @@ class CallChecks:
         repeated = key in self._calls_made
         self._calls_made.add(key)
         return repeated
+
+    def asks_twice(self, listing: ToolListing) -> bool:
+        """Whether the words ask for this kind of change more than once."""
+        masked, _ = mask(self.english)
+        verbs = verbs_of(listing)
+        asking = [one for one in clauses(masked, self._fleet.catalogue.values()) if one.verbs & verbs]
+        return len(asking) > 1 or bool(TWICE.search(masked))
+
+    def may_mean(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
+        """Whether the words may ask for this change, since they name its objects."""
+        names = [str(arguments.get(argument) or "") for argument in listing.names or ("name",)]
+        return any(names) and all(named(self._said, name) for name in names if name)
 
     async def doubts(self, listing: ToolListing, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Why the words, as far as they are understood, ask for something else than this change."""

@@ -68,6 +68,8 @@ class RunModel(WholeAnswerModel, WrapperModel):
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         self.requests += response.provider_details != WITHOUT_MODEL
         self._run.record_response(Responder.RULES if response.model_name == RULES else Responder.MODEL)
+        if started and not response.tool_calls and not (response.text or "").strip():
+            response = replace(response, parts=[TextPart(RESULTS_ANSWER)])
         if response.text == RESULTS_ANSWER:
             self._run.record_response(Responder.RESULTS)
         idle = not started and not response.tool_calls and "?" not in (response.text or "")

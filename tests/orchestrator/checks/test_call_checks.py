@@ -26,7 +26,8 @@ from anvyl_mcp.orchestrator.models.servers.model_server import LMSTUDIO
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 
-Turn = tuple[str, dict[str, Any]] | str
+Call = tuple[str, dict[str, Any]]
+Turn = Call | list[Call] | str
 
 
 class CapableModel:
@@ -50,7 +51,9 @@ class CapableModel:
                 str(one.content) for one in last.parts if isinstance(one, ToolReturnPart | RetryPromptPart)
             ]
             turn = script.pop(0)
-            return ModelResponse(parts=[TextPart(turn) if isinstance(turn, str) else ToolCallPart(*turn)])
+            if isinstance(turn, str):
+                return ModelResponse(parts=[TextPart(turn)])
+            return ModelResponse(parts=[ToolCallPart(*one) for one in (turn if isinstance(turn, list) else [turn])])
 
         async def choose(*_: object, **__: object) -> model_choice.ModelChoice:
             return model_choice.ModelChoice("qwen3.5-35b-a3b", LMSTUDIO, trained_for_tools=True)

@@ -199,7 +199,9 @@ async def test_a_change_that_may_come_from_a_log_waits_and_is_not_covered_by_yes
     [waiting] = reply.waiting
     assert (waiting.tool, waiting.hosts, waiting.untrusted) == ("remove_container", ["nas"], "logs of web on web2")
     assert "Nothing was changed" in reply.answer and "Removed" not in reply.answer
-    assert reply.notes == [AFTER_LOGS]
+    assert (
+        waiting.why == "you asked to start; you did not say `name=grafana`; proposed after reading logs of web on web2"
+    )
 
 
 async def test_a_log_cannot_propose_a_change_if_the_question_only_reads(ask: ScriptedAssistant) -> None:

@@ -157,3 +157,12 @@ def test_a_complete_prompt_is_not_reported_as_truncated(model_server: ModelServe
     assert cut(model_server, 40) == []
     model_server.list_models(ListedModel("a/one"), api="openai")
     assert cut(model_server, 0) == []
+
+
+def test_a_model_with_nothing_to_add_to_its_results_has_not_failed(model_server: ModelServer) -> None:
+    model_server.replies += [tool_call("list_hosts", {}), completion({"content": "", "reasoning_content": "All seen."})]
+
+    done = anvyl("ask", UNCLEAR, ANVYL_LMSTUDIO_URL=model_server.url)
+
+    assert (done.code, "failed" in done.err) == (0, False)
+    assert "here" in done.out

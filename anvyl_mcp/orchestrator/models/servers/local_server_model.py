@@ -37,6 +37,7 @@ from pydantic_ai.messages import (
     TextPart,
     ThinkingPart,
     ToolCallPart,
+    ToolReturnPart,
 )
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -126,7 +127,8 @@ class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
         schemas = "".join(f"{tool.description}{json.dumps(tool.parameters_json_schema)}" for tool in offered)
         if cut := self._truncation(len(schemas) + _length(messages), response.usage.input_tokens):
             response = replace(response, provider_details={**(response.provider_details or {}), **cut})
-        return self._require_usable(replace(response, parts=repaired_parts(response, tools)), tools)
+        repaired = replace(response, parts=repaired_parts(response, tools))
+        return self._require_usable(repaired, tools, answers_results=_answers_results(messages))
 
     def _process_response(self, response: ChatCompletion | str, **options: Any) -> ModelResponse:
         # The SDK does not validate what it parsed, so this may be anything.
@@ -167,7 +169,9 @@ class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
         fewer = (sent > window if window else read >= MIN_TOKENS) and 0 < read < sent // 2
         return {TOKENS_READ: read, TOKENS_SENT: max(sent, read)} if full or fewer else {}
 
-    def _require_usable(self, response: ModelResponse, tools: Mapping[str, Any]) -> ModelResponse:
+    def _require_usable(
+        self, response: ModelResponse, tools: Mapping[str, Any], *, answers_results: bool
+    ) -> ModelResponse:
         calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
         texts = [part.content for part in response.parts if isinstance(part, TextPart)]
         if response.finish_reason == "length" and any(INVALID_JSON_KEY in call.args_as_dict() for call in calls):
@@ -182,7 +186,15 @@ class LocalServerModel(WholeAnswerModel, OpenAIChatModel):
         window = self.profile.get("context_window")
         if window and response.usage.input_tokens >= 0.95 * window:
             raise self._overflow()
+        if answers_results and response.finish_reason == "stop":
+            return response  # it has nothing to add to the results
         raise ModelAPIError(self.model_name, "the model gave an empty answer; its context may be full")
+
+
+def _answers_results(messages: Sequence[ModelMessage]) -> bool:
+    """Whether the last message contains results of tools."""
+    last = messages[-1]
+    return isinstance(last, ModelRequest) and any(isinstance(part, ToolReturnPart) for part in last.parts)
 
 
 def valid_completion(body: Mapping[str, Any], model: str) -> ChatCompletion:
