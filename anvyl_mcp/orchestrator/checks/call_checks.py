@@ -140,7 +140,7 @@ class CallChecks:
 
     def hosts_said(self) -> set[str]:
         """The hosts that the question names, each or by a tag."""
-        places = [place for place in self.places.hosts_named(self._question.text) if place != "all"]
+        places = [place for place in self.places.hosts_named(self.said) if place != "all"]
         return {host for place in places for host in self._fleet.select(place)}
 
     async def are_all_said(self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:

@@ -22,7 +22,9 @@ WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 FEWEST_WORDS = 4
 ENGLISH_ONLY = frozenset({"the", "and", "are", "been", "have", "from", "there", "this", "that", "with", "which", "not"})
 """Frequent words that de, fr, es and their neighbours do not have."""
-GAP = r"((?:\s+(?!(?:off|up|down|away|out)\b)[^\s,;]+){0,4}?)"
+GAP = r"((?:\s+(?!(?:off|up|down|away|out)\b)[^\s,;]+){{0,{most}}}?)"
+MOST_BETWEEN = 8
+"""Words in a gap of another language, whose verbs come in two parts far from each other."""
 
 
 @cache
@@ -31,21 +33,34 @@ def words_of_language(code: str) -> Mapping[str, Any]:
     return tomllib.loads((FOLDER / f"{code}.toml").read_text(encoding="utf-8"))
 
 
+def rewritten(said: str, section: str, code: str = "en") -> str:
+    """A text after the replacements of a section, which are regular expressions."""
+    for form, replacement in _rewrites(section, code):
+        said = form.sub(replacement, said)
+    return said
+
+
+@cache
+def _rewrites(section: str, code: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    pairs = words_of_language(code).get(section, {}).items()
+    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in pairs)
+
+
 def english(section: str, key: str) -> frozenset[str]:
     """Words of one entry of the English file."""
     return frozenset(words_of_language("en")[section][key].split())
 
 
 @lru_cache(maxsize=2048)
-def pattern(form: str) -> str:
-    """Regular expression for a form; every gap is a group."""
+def pattern(form: str, most: int = 4) -> str:
+    """Regular expression for a form; every gap is a group, of `most` words."""
     parts: list[str] = []
     optional_first = False
     for piece in re.findall(r"\[[^\]]*\]|\([^)]*\)|…|[^\s\[\]()…]+", form):
         space = "" if not parts or optional_first else r"\s+"
         optional_first = False
         if piece == "…":
-            parts.append(GAP if not form.endswith("…") else r"(\s+[^\s,;?!]+)")
+            parts.append(GAP.format(most=most) if not form.endswith("…") else r"(\s+[^\s,;?!]+)")
         elif piece.startswith("["):
             inner = _either(piece[1:-1].split("|"))
             parts.append(rf"(?:{space}{inner})?" if parts else rf"(?:{inner}\s+)?")
@@ -89,7 +104,7 @@ def _entries(code: str) -> tuple[_Entry, ...]:
     file = words_of_language(code)
     forms = [(form, key) for section in ("verbs", "words") for key, forms in file[section].items() for form in forms]
     forms.sort(key=lambda entry: len(entry[0]), reverse=True)
-    return tuple(_Entry(re.compile(pattern(folded(form))), key) for form, key in forms)
+    return tuple(_Entry(re.compile(pattern(folded(form), MOST_BETWEEN)), key) for form, key in forms)
 
 
 @cache
@@ -126,12 +141,14 @@ def spoken_language(said: str) -> str:
     """The code of the language of a text; empty for English."""
     tokens = WORD.findall(unicodedata.normalize("NFC", said).lower())
     known = sum(token in all_words() for token in tokens)
+    if known == len(tokens):
+        return ""
     best, code = 0, ""
     for other in OTHERS:
         number = sum(folded(token) in _single_words(other) for token in tokens)
         if number > best:
             best, code = number, other
-    return code if best > known else ""
+    return code if best > known or (best == known and not "".join(tokens).isascii()) else ""
 
 
 def is_english(said: str) -> bool:
@@ -160,6 +177,7 @@ def _single_words(code: str) -> frozenset[str]:
 def _translate(said: str, code: str) -> str:
     """Replace each form once; what was replaced is not read again."""
     done: list[str] = []
+    said = rewritten(said, "rewrites", code)
     plain = folded(said)
     for entry in _entries(code):
         while match := entry.form.search(plain):
@@ -172,4 +190,5 @@ def _translate(said: str, code: str) -> str:
             words = f"{marks[0]}{''.join(gaps)} {' '.join(marks[1:])}"
             said = f"{said[: match.start()]}{words}{said[match.end() :]}"
             plain = folded(said)
-    return " ".join(re.sub("\x00(\\d+)\x00", lambda mark: done[int(mark[1])], said).replace("¿", "").split())
+    words = re.sub("\x00(\\d+)\x00", lambda mark: done[int(mark[1])], said)
+    return " ".join(re.sub(r"[¿¡]|(?<!\w)'(?=\w)", "", words).split())

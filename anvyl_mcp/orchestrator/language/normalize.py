@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.lexicon import words_of_language
+from anvyl_mcp.orchestrator.language.lexicon import rewritten
 from anvyl_mcp.orchestrator.language.vocabulary import MARK, without_lead
 from anvyl_mcp.orchestrator.reader_thread import MOST_CHARACTERS, MOST_PARTS, MOST_WORDS
 
@@ -73,24 +73,12 @@ def plain(clause: str, *, asks: bool = False) -> str:
     clause = NOT_RUNNING.sub(
         lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause
     )
-    return _rewritten(clause, "idioms") if asks else clause
+    return rewritten(clause, "idioms") if asks else clause
 
 
 def plainly(masked: str) -> str:
     """The text with contractions in full and idioms of orders in plain words."""
-    return _rewritten(_rewritten(masked, "contractions"), "orders")
-
-
-def _rewritten(said: str, section: str) -> str:
-    for pattern, replacement in _rewrites(section):
-        said = pattern.sub(replacement, said)
-    return said
-
-
-@cache
-def _rewrites(section: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    pairs = words_of_language("en")[section].items()
-    return tuple((re.compile(one, re.IGNORECASE), other) for one, other in pairs)
+    return rewritten(rewritten(masked, "contractions"), "orders")
 
 
 def named(clause: str, names: Sequence[str]) -> str:

@@ -238,7 +238,7 @@ def spoken(
     Raises:
         NotUnderstood: it may be for a container, or be several requests.
     """
-    sentence, host = _framed(said, places)
+    sentence, host = _framed(THANKS.sub("", said) if re.search(MARK, said) else said, places)
     match = IN_WORDS.fullmatch(sentence.strip())
     if not match:
         return None

@@ -309,6 +309,8 @@ class Reader:
         look = await self._reader_of_questions(sentence, scene).read(said)
         if not look.calls or (self._before is Before.CAPABLE_MODEL and not look.exact):
             raise self._not_understood(said, sentence.quoted, scene)
+        if sentence.read_from and "?" not in said and said.split()[0] in ("not", *look.ignored):
+            raise self._not_understood(said, sentence.quoted, scene)  # it may be the verb of an order
         read_as = "" if look.exact else text.join_names([call.in_full() for call in look.calls])
         if look.ignored:
             read_as += f"; ignored: {' '.join(look.ignored)}"

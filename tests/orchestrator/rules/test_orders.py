@@ -144,11 +144,18 @@ async def test_a_remark_is_set_aside_and_shown(order: str, target: tuple[str, st
         ("kannst du grafana neu starten?", "restart_container", ("grafana", "nas")),
         ("starte worker, falls er gestoppt ist", "start_container", ("worker", "web1")),
         ("lösche den container certbot", "remove_container", ("certbot", "web2")),
+        ("fahr den worker auf web1 bitte wieder hoch", "start_container", ("worker", "web1")),
+        ("schalte jupyter ab, ich brauch ihn heute nicht mehr", "stop_container", ("jupyter", "gpu")),
+        ("ich möchte, dass du grafana neu startest", "restart_container", ("grafana", "nas")),
         ("arrête ollama, s'il te plaît", "stop_container", ("ollama", "gpu")),
         ("redémarre grafana sur nas", "restart_container", ("grafana", "nas")),
+        ("le worker est arrêté, relance-le", "restart_container", ("worker", "web1")),
+        ("coupe jupyter, j'en ai plus besoin", "stop_container", ("jupyter", "gpu")),
         ("supprime le conteneur certbot", "remove_container", ("certbot", "web2")),
         ("detén jupyter en gpu", "stop_container", ("jupyter", "gpu")),
         ("reinicia grafana por favor", "restart_container", ("grafana", "nas")),
+        ("por favor para jupyter", "stop_container", ("jupyter", "gpu")),
+        ("el worker está parado, arráncalo", "start_container", ("worker", "web1")),
         ("borra el contenedor certbot", "remove_container", ("certbot", "web2")),
     ],
 )
@@ -169,6 +176,8 @@ async def test_orders_in_other_languages(order: str, tool: str, target: tuple[st
         "arrête grafana demain",
         "no detengas grafana",
         "para grafana si falla",
+        "baja el contenedor grafana",
+        "mach den kram weg",
     ],
 )
 async def test_what_turns_an_order_counts_in_other_languages_too(order: str) -> None:
@@ -186,6 +195,12 @@ async def test_what_turns_an_order_counts_in_other_languages_too(order: str) -> 
         ("quels conteneurs tournent sur nas ?", "list_containers", "nas"),
         ("¿qué contenedores están parados?", "list_containers", ""),
         ("¿cuánta memoria libre queda en web2?", "get_host_resources", "web2"),
+        ("seit wann läuft web1 schon?", "get_host_info", "web1"),
+        ("wie viel platz ist auf nas noch frei?", "get_host_resources", "nas"),
+        ("montre les 20 dernières lignes du journal d'api sur web2", "get_container_logs", "web2"),
+        ("y a-t-il des mises à jour pour web ?", "list_updates", ""),
+        ("dame los registros para web en web1", "get_container_logs", "web1"),
+        ("¿cuánta RAM gasta jupyter?", "get_container_stats", ""),
     ],
 )
 async def test_questions_in_other_languages(question: str, tool: str, host: str) -> None:
