@@ -63,7 +63,8 @@ class CallChecks:
         arguments = dict(given)
         selector = selector or self._question.host or self._question.home
         check(listing, arguments)
-        if self._run.untrusted or (self._run.calls and self.wish.intent == "read"):
+        looked = self.wish.intent == "read" and self._has_read() and not self.may_mean(listing, arguments)
+        if self._run.untrusted or looked:
             # What was read may have put it forward: a log line, but also a label or a container's name.
             self._check_intent(listing)
         if self._run.untrusted:
@@ -92,7 +93,7 @@ class CallChecks:
 
     def may_mean(self, listing: ToolListing, arguments: Mapping[str, Any]) -> bool:
         """Whether the words may ask for this change, since they name its objects."""
-        names = [str(arguments.get(argument) or "") for argument in listing.names or ("name",)]
+        names = [str(arguments.get(argument) or "") for argument in listing.names or listing.required]
         return any(names) and all(named(self._said, name) for name in names if name)
 
     async def doubts(self, listing: ToolListing, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,8 +130,11 @@ class CallChecks:
     def _may_follow_others(self) -> bool:
         """Whether the model has read something, and the words, in a language that we know, name no kind of change."""
         said, run = self._question.text, self._run
-        looked = run.shown or any(self._fleet.tool(call.tool).reads for call in run.calls)
-        return bool(looked or run.failures or self._question.turns) and bool(is_english(said) or spoken_language(said))
+        looked = run.shown or self._has_read() or run.failures or self._question.turns
+        return bool(looked) and bool(is_english(said) or spoken_language(said))
+
+    def _has_read(self) -> bool:
+        return any(self._fleet.tool(call.tool).reads for call in self._run.calls)
 
     @property
     def said(self) -> str:

@@ -351,6 +351,38 @@ async def test_what_was_read_puts_forward_no_change_that_the_question_does_not_a
     assert reply.exit_code == 0
 
 
+LOOKED: Call = ("list_containers", {"all": True, "host": "all"})
+
+
+@pytest.mark.parametrize(
+    ("question", "change"),
+    [
+        ("get me nginx:1.28 on web1", ("pull_image", {"image": "nginx:1.28", "host": "web1"})),
+        (
+            "give the api on web2 another kick, maybe it comes up this time",
+            ("restart_container", {"name": "api", "host": "web2"}),
+        ),
+    ],
+)
+async def test_a_change_of_what_the_words_name_is_asked_for_after_a_look(
+    question: str, change: Call, model: CapableModel
+) -> None:
+    """The words may be misread as a question, so a person decides, who sees that."""
+    reply = await model.ask(question, LOOKED, change, "Done.")
+
+    assert [tool for _, tool, _ in model.done] == [change[0]], model.results
+    assert not model.proposed[0].covered
+    assert reply.error is None
+
+
+async def test_the_changes_of_several_hosts_follow_each_other(model: CapableModel) -> None:
+    pulls = [("pull_image", {"image": "nginx:1.28", "host": host}) for host in ("web1", "web2")]
+
+    await model.ask("get me nginx:1.28 on both web boxes", *pulls, "Done.")
+
+    assert [host for host, _, _ in model.done] == ["web1", "web2"], model.results
+
+
 async def test_a_repeated_call_is_answered_once_and_a_third_ends_the_run(model: CapableModel) -> None:
     call = ("list_containers", {"host": "nas"})
 
