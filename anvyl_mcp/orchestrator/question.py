@@ -85,9 +85,9 @@ class Question:
     """A question, its hosts, the caller it is asked for, and the caller's hooks.
 
     `host` limits it to some hosts; `home` is the default host. `earlier` holds the user's previous questions in this
-    conversation; `turns` holds questions and answers for a model; `unclear` is what has to be asked back if no model
-    understands which of several things it is about. `on_proposals` gets all changes of one response
-    before each is decided, and may change their hosts.
+    conversation; `turns` holds questions and answers for a model; `asked` is what was typed, if `text` is completed
+    from them; `unclear` is what has to be asked back if no model understands which of several things it means.
+    `on_proposals` gets all changes of one response before each is decided, and may change their hosts.
     """
 
     text: str
@@ -101,6 +101,7 @@ class Question:
     on_proposals: Callable[[Sequence[Proposal]], Awaitable[None]] = _leave_as_proposed
     earlier: str = ""
     unclear: str = ""
+    asked: str = ""
     turns: Sequence[tuple[str, str]] = ()
 
 

@@ -128,6 +128,7 @@ class Chat:
         before = self._conversation
         question = Question(
             completed.text,
+            asked=asked,
             host=self._host,
             earlier=before.earlier,
             turns=before.history,

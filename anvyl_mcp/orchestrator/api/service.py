@@ -137,6 +137,7 @@ class AgentService:
         question = _with_debug_log(
             Question(
                 completed.text,
+                asked=text,
                 host=host,
                 home=home,
                 on_behalf=rights,

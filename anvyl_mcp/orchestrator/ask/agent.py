@@ -186,7 +186,8 @@ class Assistant:
         try:
             async with agent:
                 before = history_messages(question.turns, choice.context_length) if choice else []
-                result = await agent.run(question.text, deps=run, usage_limits=LIMITS, message_history=before or None)
+                prompt = _prompt(question) if capable else question.text
+                result = await agent.run(prompt, deps=run, usage_limits=LIMITS, message_history=before or None)
         except UsageLimitExceeded as error:
             _give_up(reply, EndReason.OUT_OF_BUDGET, error)
             return
@@ -277,6 +278,13 @@ class Assistant:
         elif requests:
             reply.notes.append(f"the model `{reply.model}` made no call for it; answered by rules")
         reply.mode, reply.model = "rules", RULES
+
+
+def _prompt(question: Question) -> str:
+    """The question for a model that knows the conversation: as it was typed, and as it is read with earlier ones."""
+    if question.asked in ("", question.text):
+        return question.text
+    return f"{question.asked}\n(This may mean: {question.text})"
 
 
 def _give_up(reply: Reply, reason: EndReason, error: Exception) -> None:

@@ -29,6 +29,8 @@ CONDITION = re.compile(r"\b(?:if|once|when|unless|after|before)\b", re.I)
 CLAUSE_END = re.compile(
     r"[.;:()]|,\s+(?=so|and\s+(?:it|they)|which|because)|\b(?:so|because|since|for|which|after|with)\b"
 )
+LEAVES_STATE = frozenset({"exec_in_container", "execute_command", "pull_image"})
+"""Changes after which nothing runs or stops that did not before."""
 EMPTY_WORDS = """
 i it its them they that this these those the a an and or both all again now too also successfully done ok okay on at in
 of to for so host hosts container containers image images stack network volume is are was were has have been be just
@@ -64,7 +66,8 @@ def _is_kept(sentence: str, changes: Sequence[Outcome], known: KnownThings | Non
         return False
     claims = list(CLAIM.finditer(sentence))
     if known is not None:
-        claims = [one for one in claims if not _is_found(one[0], unchanged=known.looked and not changes)]
+        unchanged = (known.looked or bool(changes)) and all(change.tool in LEAVES_STATE for change in changes)
+        claims = [one for one in claims if not _is_found(one[0], unchanged=unchanged)]
     if not claims:
         return True
     if not changes or not all(change.ok for change in changes):
@@ -85,7 +88,8 @@ def _is_found(claim: str, *, unchanged: bool) -> bool:
 
 def _is_unchanged(word: str, changes: Sequence[Outcome], known: KnownThings) -> bool:
     """Whether a word means a host or an object that was not changed, or another number of them."""
-    if number := NUMBERS.get(word, word if word.isdigit() else ""):
+    number = NUMBERS.get(word, word if word.isdigit() else "")
+    if number and word != "one":  # a pronoun
         names = {value for change in changes for value in _names(change)}
         return int(number) not in {len(changes), len(names), len({change.host for change in changes})}
     if word in (host.lower() for host in known.hosts):

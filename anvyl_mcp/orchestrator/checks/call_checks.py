@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,12 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.fleet.fleet import Fleet
 from anvyl_mcp.peers.fleet.targets import resolve_targets
 
+RANGE = re.compile(
+    r"(?<![\w./:@-])(?P<name>[a-z][\w.-]*?)(?P<first>[1-9]\d*|0)\s*(?:to|through|until|bis|à|a|hasta|-|\.{2,3})\s*"
+    r"(?P=name)(?P<last>\d+)(?![\w@-])",
+    re.IGNORECASE,
+)
+MOST_IN_RANGE = 99
 TWICE = re.compile(r"\b(?:twice|times|again|once more|one more time|another time)\b", re.IGNORECASE)
 
 
@@ -138,9 +144,10 @@ class CallChecks:
 
     @property
     def said(self) -> str:
-        """The text of the question, followed by its translation if it is in another language."""
+        """The text of the question, its translation if it is in another language, and the names of ranges."""
         said = self._question.text
-        return said if self.english == said else f"{said}\n{self.english}"
+        parts = [said] if self.english == said else [said, self.english]
+        return "\n".join([*parts, *(" ".join(names) for names in _ranges(said))])
 
     def hosts_said(self) -> set[str]:
         """The hosts that the question names, each or by a tag."""
@@ -231,6 +238,13 @@ class CallChecks:
             having = {one.host for one in await self.inventory.objects(kind) if resolve.has_name(one, wanted)}
             hosts = [host for host in hosts if host in having]
         return hosts
+
+
+def _ranges(said: str) -> Iterator[list[str]]:
+    """The names that a range stands for: `n1`, `n2` and `n3` for `n1 to n3`."""
+    for found in RANGE.finditer(said):
+        first, last = int(found["first"]), int(found["last"])
+        yield [f"{found['name']}{number}" for number in range(first, min(last, first + MOST_IN_RANGE) + 1)]
 
 
 def _in_words(listing: ToolListing) -> str:

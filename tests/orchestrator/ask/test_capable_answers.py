@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.orchestrator.checks.test_call_checks import Call, CapableModel, model  # noqa: F401  # a fixture
+from anvyl_mcp.app.catalogue import load_catalogue
+from anvyl_mcp.core.settings import load
+from anvyl_mcp.orchestrator.ask.conversation import Conversation
+from anvyl_mcp.orchestrator.ask.follow_ups import CompletedQuestion
+from tests.orchestrator.checks.test_call_checks import Call, CapableModel, Turn, model  # noqa: F401  # a fixture
 
 RESTART_WEB: Call = ("restart_container", {"name": "web", "host": "web1"})
 LOOK: Call = ("get_container_info", {"name": "photos"})
@@ -40,12 +44,12 @@ LOOK: Call = ("get_container_info", {"name": "photos"})
         ),
         (
             "if photos is down, start it",
-            [("get_container_info", {"name": "photos"})],
+            [LOOK],
             "photos is running but unhealthy, so there was nothing to start.",
         ),
     ],
 )
-async def test_facts_beside_a_change_are_kept(question: str, calls: list[Call], said: str, model: CapableModel) -> None:  # noqa: F811
+async def test_facts_beside_a_change_are_kept(question: str, calls: list[Turn], said: str, model: CapableModel) -> None:  # noqa: F811
     reply = await model.ask(question, *calls, said)
 
     assert said in reply.answer
@@ -58,12 +62,17 @@ async def test_facts_beside_a_change_are_kept(question: str, calls: list[Call], 
         ("restart web on web1", [RESTART_WEB], "I restarted web on web1 and web2, and both answer again quickly."),
         ("restart web on web1", [RESTART_WEB], "All three were restarted; they will need a while to settle."),
         ("if photos is down, start it", [LOOK], "photos has been started and should answer again soon."),
+        (
+            "restart photos",
+            [("exec_in_container", {"name": "photos", "command": "ls"})],
+            "photos was restarted as you asked for.",
+        ),
         ("stop photos", [LOOK], "I stopped photos because its memory was nearly used up."),
     ],
 )
 async def test_claims_that_results_do_not_show_are_left_out(
     question: str,
-    calls: list[Call],
+    calls: list[Turn],
     said: str,
     model: CapableModel,  # noqa: F811
 ) -> None:
@@ -141,3 +150,27 @@ async def test_a_call_that_is_corrected_is_no_error(model: CapableModel) -> None
     )
 
     assert (len(model.done), reply.error) == (2, None)
+
+
+async def test_a_range_of_names_names_each_of_them(model: CapableModel) -> None:  # noqa: F811
+    calls = [("create_container", {"name": f"n{number}", "image": "redis:7.2", "host": "nas"}) for number in (1, 2, 3)]
+
+    await model.ask("start n1 to n3 from redis:7.2 on nas", calls, "All three run.", in_advance=True)
+
+    assert [one.why for one in model.proposed] == ["", "", ""]
+    assert len(model.done) == 3
+
+
+async def test_a_follow_up_reaches_a_model_in_its_own_words(model: CapableModel) -> None:  # noqa: F811
+    conversation = Conversation()
+    first = await model.ask("how is photos doing?", LOOK, "photos is unhealthy.")
+    conversation.add(
+        "how is photos doing?", CompletedQuestion("how is photos doing?"), first, load_catalogue(load().cache_dir)
+    )
+    asked = "how long does it take to restart grafana?"
+
+    completed = conversation.complete(asked, ["nas", "web1"])
+    await model.ask(completed.text, "About ten seconds.", asked=asked, turns=conversation.history)
+
+    assert completed.text != asked, "the test has to use words that are completed"
+    assert model.prompts[-1] == f"{asked}\n(This may mean: {completed.text})"

@@ -13,6 +13,7 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
     ToolReturnPart,
+    UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -39,14 +40,18 @@ class CapableModel:
         self.proposed: list[Proposal] = []
         self.results: list[str] = []
         """What the model got back for its calls."""
+        self.prompts: list[str] = []
 
-    async def ask(self, question: str, *turns: Turn, says: bool | None = True, in_advance: bool = False) -> Reply:
-        """`in_advance`: decide like `--yes` instead of as the person `says`."""
+    async def ask(
+        self, question: str, *turns: Turn, says: bool | None = True, in_advance: bool = False, **more: Any
+    ) -> Reply:
+        """`in_advance`: decide like `--yes` instead of as the person `says`; `more`: fields of the question."""
         script = list(turns)
 
         def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
             last = messages[-1]
             assert isinstance(last, ModelRequest)
+            self.prompts += [str(one.content) for one in last.parts if isinstance(one, UserPromptPart)]
             self.results += [
                 str(one.content) for one in last.parts if isinstance(one, ToolReturnPart | RetryPromptPart)
             ]
@@ -64,7 +69,7 @@ class CapableModel:
 
         self._patch.setattr(model_choice, "choose_model", choose)
         self._patch.setattr(model_choice, "build_model", lambda *_: FunctionModel(respond, model_name="scripted"))
-        return await Assistant(self.simulation.fleet, load()).ask(Question(question), decide=decide)
+        return await Assistant(self.simulation.fleet, load()).ask(Question(question, **more), decide=decide)
 
     @property
     def done(self) -> list[tuple[str, str, dict[str, Any]]]:
