@@ -262,14 +262,16 @@ class FleetCalls:
             problems=plan.problems,
             details=(*(run.remarks if run.by_rules and not run.proposals else ()), *plan.details),
             unsaid=consent.unsaid,
-            doubts=await self._doubts(listing, arguments, run),
+            doubts=await self._doubts(listing, arguments, hosts, run),
             root=consent.root,
         )
 
-    async def _doubts(self, listing: ToolListing, arguments: Mapping[str, Any], run: Run) -> tuple[str, ...]:
+    async def _doubts(
+        self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str], run: Run
+    ) -> tuple[str, ...]:
         if run.by_rules or self._checks is None:
             return tuple(run.doubts) if run.by_rules else ()
-        return await self._checks.doubts(listing, arguments)
+        return await self._checks.doubts(listing, arguments, hosts)
 
     async def _untrusted_proposal(
         self, listing: ToolListing, given: Mapping[str, Any], id_: str, run: Run, created: Collection[str]

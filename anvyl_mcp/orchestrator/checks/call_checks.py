@@ -33,6 +33,8 @@ RANGE = re.compile(
     re.IGNORECASE,
 )
 MOST_IN_RANGE = 99
+EXCEPT = r"\b(?:except(?:\s+for)?|excluding|without|but|not)"
+BOTH = re.compile(r"\bboth\b", re.IGNORECASE)
 TWICE = re.compile(r"\b(?:twice|times|again|once more|one more time|another time)\b", re.IGNORECASE)
 
 
@@ -102,12 +104,16 @@ class CallChecks:
         names = [str(arguments.get(argument) or "") for argument in listing.names or listing.required]
         return any(names) and all(named(self._said, name) for name in names if name)
 
-    async def doubts(self, listing: ToolListing, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    async def doubts(
+        self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str] = ()
+    ) -> tuple[str, ...]:
         """Why the words, as far as they are understood, ask for something else than this change."""
         if listing.reads or self._quotes_command(listing):
             return ()
         if self.wish.intent == "read":
             return ("your question only asks to look",)
+        if left_out := [host for host in hosts if self._leaves_out(host)]:
+            return (f"you left out {text.join_names(left_out)}",)
         if self.wish.verbs and not self.wish.verbs & verbs_of(listing):
             return (f"you asked to {text.join_names(sorted(self.wish.verbs))}",)
         if not self.wish.verbs and (listing.safety == "destroys" or self._may_follow_others()):
@@ -155,7 +161,10 @@ class CallChecks:
         return {host for place in places for host in self._fleet.select(place)}
 
     async def are_all_said(self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
-        """Whether hosts are those that the question means by words like `both` or `everywhere but on nas`."""
+        """Whether hosts are among those that the question means by words like `both` or `everywhere but on nas`.
+
+        A part of them is enough: one call for each host is the same as one for all.
+        """
         said = self.english
         if not EVERY.search(said):
             return False
@@ -166,10 +175,15 @@ class CallChecks:
         left = set(await self._hosts_with_objects(listing, arguments))
         for place in places:
             left = left - set(self._fleet.select(place)) if REFUSING.search(said) else set()
-        return set(hosts) == left
+        return set(hosts) <= left and (len(left) == 2 or not BOTH.search(said))
+
+    def _leaves_out(self, host: str) -> bool:
+        """Whether the words except a host: `everywhere but on nas`."""
+        excepted = rf"{EXCEPT}\s+(?:(?:on|at|in|for)\s+)?(?:the\s+)?{re.escape(host)}(?![\w-])"
+        return bool(EVERY.search(self.english) and re.search(excepted, self.english, re.IGNORECASE))
 
     def _is_tag_of(self, tag: str, hosts: Sequence[str]) -> bool:
-        return set(self._fleet.select(f"@{tag}")) == set(hosts)
+        return set(self._fleet.select(f"@{tag}")) >= set(hosts)
 
     async def _existing(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> str:
         """The name of the object that is wanted; a near name is put right if it is the only one."""

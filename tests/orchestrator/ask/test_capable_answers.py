@@ -174,3 +174,26 @@ async def test_a_follow_up_reaches_a_model_in_its_own_words(model: CapableModel)
 
     assert completed.text != asked, "the test has to use words that are completed"
     assert model.prompts[-1] == f"{asked}\n(This may mean: {completed.text})"
+
+
+@pytest.mark.parametrize(
+    ("question", "hosts", "covered"),
+    [
+        ("restart web on both web hosts", ["web1", "web2"], [True, True]),
+        ("restart api everywhere", ["web1", "web2"], [True, True]),
+        ("restart cache on both hosts", ["nas", "web1"], [True, True]),
+        ("restart cache", ["nas", "web1"], [False, False]),
+        ("restart web everywhere except on web1", ["web1", "web2"], [False, True]),
+    ],
+)
+async def test_one_call_per_host_is_covered_like_one_for_all(
+    question: str,
+    hosts: list[str],
+    covered: list[bool],
+    model: CapableModel,  # noqa: F811
+) -> None:
+    name = question.split()[1]
+
+    await model.ask(question, [("restart_container", {"name": name, "host": host}) for host in hosts], "Done.")
+
+    assert [one.covered for one in model.proposed] == covered
