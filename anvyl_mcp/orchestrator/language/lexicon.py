@@ -51,9 +51,17 @@ def english(section: str, key: str) -> frozenset[str]:
     return frozenset(words_of_language("en")[section][key].split())
 
 
-@lru_cache(maxsize=2048)
 def pattern(form: str, most: int = 4) -> str:
     """Regular expression for a form; every gap is a group, of `most` words."""
+    return _apart(_inner(form, most))
+
+
+def _apart(inner: str) -> str:
+    return rf"(?<![\w/.-])(?:{inner})(?![\w-])"
+
+
+@lru_cache(maxsize=2048)
+def _inner(form: str, most: int = 4) -> str:
     parts: list[str] = []
     optional_first = False
     for piece in re.findall(r"\[[^\]]*\]|\([^)]*\)|…|[^\s\[\]()…]+", form):
@@ -69,7 +77,7 @@ def pattern(form: str, most: int = 4) -> str:
             parts.append(space + _either(piece[1:-1].split("|")))
         else:
             parts.append(space + _word(piece))
-    return rf"(?<![\w/.-])(?:{''.join(parts)})(?![\w-])"
+    return "".join(parts)
 
 
 def _either(words: Iterable[str]) -> str:
@@ -83,7 +91,7 @@ def _word(word: str) -> str:
 
 def any_of(forms: Iterable[str]) -> str:
     """Regular expression for any of the forms, the longest first."""
-    return "(?:" + "|".join(pattern(form) for form in sorted(forms, key=len, reverse=True)) + ")" if forms else "(?!)"
+    return _apart("|".join(map(_inner, sorted(forms, key=len, reverse=True)))) if forms else "(?!)"
 
 
 def folded(said: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from anvyl_mcp.orchestrator.language.vocabulary import HOST, LEAD_IN, either, is_name
+from anvyl_mcp.orchestrator.language.vocabulary import HOST, either, is_name, without_lead
 
 EVERY = re.compile(r"\b(?:all|every|each|everywhere|everything|both|any|anywhere|whole|entire|across|fleet)\b", re.I)
 HERE = re.compile(r"\b(?:(?<!in )here|local|locally|localhost|this (?:one|host|machine|server|computer|box))\b", re.I)
@@ -77,12 +77,10 @@ class Places:
 
     def split_first(self, said: str) -> tuple[str, str]:
         """Split off leading hosts: `nas: list containers`, `on nas and gpu stop web`."""
-        lead = LEAD_IN.match(said)
-        start = lead.end() if lead else 0
-        match = re.compile(
-            rf"(?i)(?P<on>(?:on|at|across)\s+)?(?P<hosts>{self._list})(?(on)[\s,:]+|\s*[,:]\s*)(?=\S)"
-        ).match(said, start)
-        return (said[match.end() :], self._selector(match["hosts"])) if match else (said, "")
+        sentence = without_lead(said)
+        begins = rf"(?i)(?P<on>(?:on|at|across)\s+)?(?P<hosts>{self._list})(?(on)[\s,:]+|\s*[,:]\s*)(?=\S)"
+        match = re.match(begins, sentence)
+        return (sentence[match.end() :], self._selector(match["hosts"])) if match else (said, "")
 
     def split_last(self, said: str) -> tuple[str, str]:
         """Split off hosts at the end: `docker ps on nas`."""
@@ -103,12 +101,8 @@ class Places:
         return rf"(?:{one}(?:\s*(?:,|&|\band\b)\s*(?:and\s+)?(?:on\s+)?{one})*|{every})"
 
     def _selector(self, said: str) -> str:
-        if re.match(r"(?i)(?:all|every|each)\b", said):
-            return "all"
-        if re.match(r"(?i)(?:this|local(?:host)?)\b|the\s+machine$", said):
-            return self.local or "local"
-        tags = re.findall(r"@[\w.-]*\w", said.lower())
-        return ",".join([*tags, *(host for host in self.hosts if named(re.sub(r"@[\w.-]+", " ", said), host))])
+        named_places = self.hosts_named(said) or [self.local or "local"]
+        return "all" if "all" in named_places else ",".join(named_places)
 
     def unknown_host(self, said: str) -> list[str]:
         """Words in the position of a host, like `on web3`, that name no host."""

@@ -10,26 +10,28 @@ import re
 from anvyl_mcp.core.errors import NotFound, NotUnderstood
 from anvyl_mcp.orchestrator.language.grounding import images_in
 from anvyl_mcp.orchestrator.language.normalize import THANKS
-from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, LEAD_IN, NAME, NUMBERS, either, is_name
+from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, NAME, NUMBERS, either, is_name, without_lead
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.results.answers import Call
 
 NUMBER = rf"(?P<number>\d{{1,4}}|{either({*NUMBERS, *COUNTED})})"
+COUNTS = re.compile(rf"(?i)\b{NUMBER}\b")
 UNITS = r"(?:replicas?|copies|copy|instances?|containers)"
 OF = rf"(?:of\s+)?(?:the\s+|my\s+|our\s+)?(?:service\s+|image\s+)?(?P<name>{NAME})(?:\s+(?:containers?|services?))?"
 HAVE = (
     r"(?:(?:i|we)\s+(?:want|need|would\s+like)|want|need|have|keep|run|start|launch|deploy"
     r"|(?:make\s+sure\s+)?(?:that\s+)?there\s+(?:are|is|should\s+be|must\s+be))\s+(?:(?:always|exactly|at\s+least|just)\s+)*"
 )
-WAYS = tuple(
-    re.compile(rf"(?i){way}(?:\s+(?:across|on|over)\s+(?:the\s+)?(?:whole\s+)?fleet|\s+everywhere)?")
-    for way in (
-        rf"scale\s+{OF}(?:\s+(?:up|down))?\s+to\s+{NUMBER}(?:\s+{UNITS})?",
-        rf"(?:set|change|bring)\s+(?:the\s+)?(?:number\s+of\s+)?{UNITS}\s+{OF}\s+to\s+{NUMBER}",
-        rf"{HAVE}{NUMBER}\s+{UNITS}\s+{OF}(?:\s+(?:running|up|alive))?",
-        rf"{HAVE}{NUMBER}\s+{OF}\s+(?:running|up|alive)",
-    )
+SCALE = (
+    rf"scale\s+{OF}(?:\s+(?:up|down))?\s+to\s+{NUMBER}(?:\s+{UNITS})?",
+    rf"(?:set|change|bring)\s+(?:the\s+)?(?:number\s+of\s+)?{UNITS}\s+{OF}\s+to\s+{NUMBER}",
 )
+WAYS = (
+    *SCALE,
+    rf"{HAVE}{NUMBER}\s+{UNITS}\s+{OF}(?:\s+(?:running|up|alive))?",
+    rf"{HAVE}{NUMBER}\s+{OF}\s+(?:running|up|alive)",
+)
+EVERYWHERE = r"(?:\s+(?:across|on|over)\s+(?:the\s+)?(?:whole\s+)?fleet|\s+everywhere)?"
 """How a number of replicas is ordered; each is a whole sentence."""
 PRONOUN = frozenset({"it", "this", "that", "these", "those", "them"})
 
@@ -50,10 +52,12 @@ async def read(said: str, scene: Scene) -> Call | None:
         NotUnderstood: it is not clear of what.
         NotFound: what it names does not exist.
     """
-    lead = LEAD_IN.match(said)
-    sentence = THANKS.sub("", said[lead.end() if lead else 0 :]).strip()
-    match = next((found for way in WAYS if (found := way.fullmatch(sentence))), None)
-    if match is None or not {"scale_service", "create_service", "list_services"} <= scene.tools.keys():
+    if not COUNTS.search(said) or not {"scale_service", "create_service", "list_services"} <= scene.tools.keys():
+        return None
+    sentence = THANKS.sub("", without_lead(said)).strip()
+    found = ((way, re.fullmatch(way + EVERYWHERE, sentence, re.IGNORECASE)) for way in WAYS)
+    way, match = next(((way, match) for way, match in found if match), ("", None))
+    if match is None:
         return None
     number = match["number"].lower()
     replicas = int(NUMBERS.get(number, COUNTED.get(number, number)))
@@ -70,7 +74,7 @@ async def read(said: str, scene: Scene) -> Call | None:
         if image:
             given = {"image": image, "name": re.split(r"[/:@]", name)[-2 if ":" in name else -1], "replicas": replicas}
             return Call(scene.tools["create_service"], given)
-        if match.re in WAYS[:2]:
+        if way in SCALE:
             raise NotFound(
                 f"no host has a service, a container or an image `{name}`",
                 hint=f"see anvyl ps and anvyl images, or name an image: keep {replicas} of nginx:1.27 running",
