@@ -313,23 +313,20 @@ class FleetCalls:
         # The checks may have replaced a name from the question with a similar one that is not in it.
         by_rules = (run.by_rules and same) or self._checks is None
         selector = host_argument.selector(given.get("host"))
-        if selector and not by_rules:
+        hosts_said = by_rules or not selector
+        if not hosts_said:
             with suppress(AnvylError):
                 home = run.question.host or run.question.home
-                default = await resolve_targets(self._fleet, listing, placed.arguments, home)
-                selector = "" if placed.hosts == default else selector
-            if self._checks and (
-                set(placed.hosts) <= self._checks.hosts_said()
-                or await self._checks.are_all_said(listing, placed.arguments, placed.hosts)
-            ):
-                selector = ""
+                hosts_said = placed.hosts == await resolve_targets(self._fleet, listing, placed.arguments, home)
+        if self._checks and not hosts_said:
+            hosts_said = await self._checks.says_hosts(listing, placed.arguments, selector, placed.hosts)
         return required_consent(
             listing,
             placed.arguments,
             placed.hosts,
             said=self._checks.said if self._checks else run.question.text,
             root_reasons=self._root_reasons,
-            selector=selector,
+            hosts_said=hosts_said,
             by_rules=by_rules,
             nothing_read=not (run.question.turns or run.shown or self._has_read(run)),
         )

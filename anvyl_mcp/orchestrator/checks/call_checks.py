@@ -16,6 +16,7 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import Denied
 from anvyl_mcp.orchestrator.checks import resolve
 from anvyl_mcp.orchestrator.checks.resolve import Inventory, places_of
+from anvyl_mcp.orchestrator.language.grounding import QuestionWords
 from anvyl_mcp.orchestrator.language.intent import clauses, read_wish, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import is_english, spoken_language, translated
 from anvyl_mcp.orchestrator.language.normalize import mask, unmask
@@ -36,6 +37,7 @@ MOST_IN_RANGE = 99
 EXCEPT = r"\b(?:except(?:\s+for)?|excluding|without|but|not)"
 BOTH = re.compile(r"\bboth\b", re.IGNORECASE)
 TWICE = re.compile(r"\b(?:twice|times|again|once more|one more time|another time)\b", re.IGNORECASE)
+ASK_DIRECTLY = "ask for the change directly"
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,10 @@ class CallChecks:
         """Why the words, as far as they are understood, ask for something else than this change."""
         if listing.reads or self._quotes_command(listing):
             return ()
-        if self.wish.intent == "read":
-            return ("your question only asks to look",)
-        if left_out := [host for host in hosts if self._leaves_out(host)]:
+        if self.wish.intent != "read" and (left_out := [host for host in hosts if self._leaves_out(host)]):
             return (f"you left out {text.join_names(left_out)}",)
-        if self.wish.verbs and not self.wish.verbs & verbs_of(listing):
-            return (f"you asked to {text.join_names(sorted(self.wish.verbs))}",)
+        if reason := self._asked_instead(listing):
+            return (reason,)
         if not self.wish.verbs and (listing.safety == "destroys" or self._may_follow_others()):
             return (f"your words do not ask to {_in_words(listing)}",)
         for argument, kind in listing.names.items():
@@ -155,35 +155,32 @@ class CallChecks:
         parts = [said] if self.english == said else [said, self.english]
         return "\n".join([*parts, *(" ".join(names) for names in _ranges(said))])
 
-    def hosts_said(self) -> set[str]:
-        """The hosts that the question names, each or by a tag."""
-        places = [place for place in self.places.hosts_named(self.said) if place != "all"]
-        return {host for place in places for host in self._fleet.select(place)}
-
-    async def are_all_said(self, listing: ToolListing, arguments: Mapping[str, Any], hosts: Sequence[str]) -> bool:
-        """Whether hosts are among those that the question means by words like `both` or `everywhere but on nas`.
+    async def says_hosts(
+        self, listing: ToolListing, arguments: Mapping[str, Any], selector: str, hosts: Sequence[str]
+    ) -> bool:
+        """Whether the question names hosts: each, by a tag, or by words like `both` or `everywhere but on nas`.
 
         A part of them is enough: one call for each host is the same as one for all.
         """
-        said = self.english
-        if not EVERY.search(said):
-            return False
+        said = self.said
         places = [place for place in self.places.hosts_named(said) if place != "all"]
-        words = said.replace("-", " ")
-        if not places and any(named(words, tag) and self._is_tag_of(tag, hosts) for tag in self.places.tags):
+        chosen = {host for place in places for host in self._fleet.select(place)}
+        tags = {tag for tag in self.places.tags if named(said.replace("-", " "), tag)}
+        if set(hosts) <= chosen or selector.removeprefix("@") in tags:
             return True
-        left = set(await self._hosts_with_objects(listing, arguments))
-        for place in places:
-            left = left - set(self._fleet.select(place)) if REFUSING.search(said) else set()
-        return set(hosts) <= left and (len(left) == 2 or not BOTH.search(said))
+        if not EVERY.search(self.english):
+            return False
+        tagged = [set(self._fleet.select(f"@{tag}")) for tag in tags] if not places else []
+        if selector in ("all", "*") or any(set(hosts) <= having for having in tagged):
+            return True
+        left = set(await self._hosts_with_objects(listing, arguments)) - chosen
+        understood = not places or bool(REFUSING.search(self.english))
+        return understood and set(hosts) <= left and (len(left) == 2 or not BOTH.search(said))
 
     def _leaves_out(self, host: str) -> bool:
         """Whether the words except a host: `everywhere but on nas`."""
         excepted = rf"{EXCEPT}\s+(?:(?:on|at|in|for)\s+)?(?:the\s+)?{re.escape(host)}(?![\w-])"
         return bool(EVERY.search(self.english) and re.search(excepted, self.english, re.IGNORECASE))
-
-    def _is_tag_of(self, tag: str, hosts: Sequence[str]) -> bool:
-        return set(self._fleet.select(f"@{tag}")) >= set(hosts)
 
     async def _existing(self, listing: ToolListing, kind: str, wanted: str, selector: str) -> str:
         """The name of the object that is wanted; a near name is put right if it is the only one."""
@@ -210,12 +207,18 @@ class CallChecks:
         """
         if listing.reads or self._quotes_command(listing):
             return
-        tried = f"the model tried to {_in_words(listing)}"
-        if self.wish.intent == "read" or (self.wish.intent == "unclear" and self._run.untrusted):
-            raise Denied(f"{tried}, but the question asks for no change; blocked", hint="ask for the change directly")
+        reason = self._asked_instead(listing)
+        if self.wish.intent == "unclear" and self._run.untrusted:
+            reason = "your question asks for no change"
+        if reason:
+            raise Denied(f"the model tried to {_in_words(listing)}, but {reason}; blocked", hint=ASK_DIRECTLY)
+
+    def _asked_instead(self, listing: ToolListing) -> str:
+        """What the words, as far as they are understood, ask for instead of this kind of change."""
+        if self.wish.intent == "read":
+            return "your question only asks to look"
         verbs = self.wish.verbs
-        if verbs and not verbs & verbs_of(listing):
-            raise Denied(f"{tried}, but you asked to {text.join_names(sorted(verbs))}; blocked")
+        return f"you asked to {text.join_names(sorted(verbs))}" if verbs and not verbs & verbs_of(listing) else ""
 
     def _quotes_command(self, listing: ToolListing) -> bool:
         """Whether the question contains a quoted command for this tool, which is always literal."""
@@ -227,22 +230,14 @@ class CallChecks:
         Raises:
             Denied: one is missing.
         """
-        if listing.safety != "destroys":
-            return
-        for argument in (*listing.names, *(FREE_TEXT & arguments.keys())):
+        said = QuestionWords(self._said)
+        for argument in (*listing.names, *(FREE_TEXT & arguments.keys())) if listing.safety == "destroys" else ():
             value = str(arguments.get(argument) or "")
-            parts = value.split() if argument in FREE_TEXT else [value]
-            if value and not all(self._is_literal(part) for part in parts):
+            if not said.contain_option(argument, value, {}, is_name=argument in listing.names):
                 raise Denied(
                     f"you did not name `{value}`, and `{listing.name}` needs literal names; blocked",
                     hint=resolve.USE_FULL_NAME,
                 )
-
-    def _is_literal(self, part: str) -> bool:
-        """Whether the question contains a word literally, in quotes or not."""
-        masked, quoted = mask(self._said)
-        plain = " ".join([masked, *(unmask(chr(0xE000 + index), quoted) for index in range(len(quoted)))])
-        return named(self._said, part) or part.strip("'\"`").lower() in plain.lower()
 
     async def _hosts_with_objects(self, listing: ToolListing, arguments: Mapping[str, Any]) -> list[str]:
         """The hosts that have all objects that a call names."""

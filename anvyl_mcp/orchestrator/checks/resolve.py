@@ -15,26 +15,14 @@ import anyio
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Conflict
 from anvyl_mcp.orchestrator.language.grounding import near, words_of
+from anvyl_mcp.orchestrator.language.lexicon import words_of_language
 from anvyl_mcp.orchestrator.language.places import Places, named
 from anvyl_mcp.orchestrator.language.vocabulary import NO_NAMES, STANDS_FOR, STATES, meaning
 from anvyl_mcp.peers.changes.change_plan import offered_tools
 from anvyl_mcp.peers.fleet.fleet import Fleet, Outcome
 from anvyl_mcp.peers.fleet.targets import LOOKUPS, list_objects, matches_id, not_found_error
 
-ROLES = {
-    "database": "postgres postgresql mysql mariadb mongo mongodb cockroach timescaledb influxdb mssql",
-    "db": "postgres postgresql mysql mariadb mongo mongodb",
-    "cache": "redis memcached valkey dragonfly varnish",
-    "proxy": "nginx traefik caddy haproxy envoy",
-    "webserver": "nginx httpd apache caddy lighttpd",
-    "web": "nginx httpd apache caddy",
-    "queue": "rabbitmq kafka nats mosquitto activemq",
-    "broker": "rabbitmq kafka nats mosquitto emqx",
-    "dns": "pihole pi-hole adguardhome unbound coredns bind9",
-    "monitoring": "prometheus grafana netdata uptime-kuma zabbix",
-    "dashboard": "grafana homepage heimdall portainer",
-    "search": "elasticsearch opensearch meilisearch solr",
-}
+ROLES: dict[str, str] = words_of_language("en")["roles"]
 """Roles that people use as names, with the images that have them."""
 NO_OBJECT = NO_NAMES | STANDS_FOR.keys() | STATES.keys()
 USE_FULL_NAME = "repeat the question with the full name"

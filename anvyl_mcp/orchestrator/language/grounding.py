@@ -1,4 +1,4 @@
-"""Remove arguments that a model invented and the user never mentioned.
+"""Which values of a call the words of a question contain, and which a model invented.
 
 Small models invent filters and options in a plan; without them the tool uses its defaults.
 """
@@ -6,12 +6,14 @@ Small models invent filters and options in a plan; without them the tool uses it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 from anvyl_mcp.core import text
+from anvyl_mcp.orchestrator.language.lexicon import words_of_language
 from anvyl_mcp.orchestrator.language.places import named
+from anvyl_mcp.orchestrator.language.stemming import stem
 from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, NUMBERS, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
 
@@ -31,6 +33,14 @@ IMAGE = re.compile(
 """Image with a tag or path."""
 NEAR = 0.8
 """Minimum similarity of a word and its typo."""
+OPTION_WORDS: dict[str, str] = words_of_language("en")["options"]
+MOST_WORDS_BETWEEN = 4
+"""Between a value and the word for its option."""
+BARE_OPTIONS = frozenset({"name", "command", "image"})
+"""Options whose value can be given without a word for them: `run busybox sleep 99`."""
+FORCE = "force"
+"""Implied when the question names what to remove: it only says that a running container goes, too."""
+NOT = re.compile(r"(?:n't|not|no|never|without)", re.IGNORECASE)
 
 
 def images_in(said: str) -> list[str]:
@@ -74,20 +84,81 @@ def _said(name: str, schema: Mapping[str, Any], value: Any, said: str, *, reads:
         return True
     if isinstance(value, bool):
         return _speaks_of(f"{name} {schema.get('description', '')}", said)
-    if not reads and _speaks_of(name, said):
-        return True
-    if isinstance(value, int | float):
-        return _has_number(str(value), said)
     if name == "since" or (isinstance(value, str) and text.parse_duration(value) is not None):
-        return bool(TIME.search(said))
-    parts = re.findall(r"\w[\w.-]*", str(value))
-    return any(named(said, part) or _has_number(part, said) or _speaks_of(part, said) for part in parts)
-
-
-def _has_number(number: str, said: str) -> bool:
-    written = [digits for word, digits in NUMBERS.items() if re.search(rf"\b{word}\b", said, re.IGNORECASE)]
-    return number in re.findall(r"\d+", said) + written
+        return bool(TIME.search(said)) or (not reads and _speaks_of(name, said))
+    contained = QuestionWords(said).contain_option(name, value, {})
+    return contained or _speaks_of(str(value), said) or (not reads and _speaks_of(name, said))
 
 
 def _speaks_of(words: str, said: str) -> bool:
     return bool((set(meanings(words)) - EMPTY - {"show", "value", "also", "name"}) & set(meanings(said)))
+
+
+class QuestionWords:
+    """The words of a question, to check which values of a call are in it."""
+
+    def __init__(self, said: str) -> None:
+        self._said = said
+        self._words = _split(said)
+        self._stems = [stem(word) for word in self._words]
+
+    def contain_option(self, option: str, value: Any, schema: Mapping[str, Any], *, is_name: bool = False) -> bool:
+        """Whether the words contain this value of an option. `is_name`: the value is the name of an object."""
+        if value in (None, "", []) or value == schema.get("default"):
+            return True
+        if option == FORCE:
+            return not self._positions(option) or self._mention(option)
+        if isinstance(value, bool):
+            return self._mention(option)
+        if isinstance(value, list):
+            return all(self.contain_option(option, entry, schema) for entry in value)
+        if is_name:
+            return named(self._said, str(value))
+        if "enum" in schema:
+            return {stem(word) for word in re.split(r"[\s_-]+", str(value))} <= set(self._stems)
+        needs_option = "default" in schema and option not in BARE_OPTIONS
+        published = str(value).rpartition(":")[0] if option == "ports" else ""
+        if published and self._contain_value(published, option):
+            # The port inside the container follows from the image; a person says the published one.
+            return True
+        return self._contain_value(str(value), option if needs_option else "")
+
+    def _mention(self, option: str) -> bool:
+        """Whether the words mention an option without a negation before it."""
+        return any(
+            not any(NOT.search(word) for word in self._words[max(0, position - 2) : position])
+            for position in self._positions(option)
+        )
+
+    def _positions(self, option: str) -> list[int]:
+        """Positions of the words for an option."""
+        wanted = {stem(word) for word in (*OPTION_WORDS.get(option, "").split(), *option.split("_"))}
+        return [position for position, word in enumerate(self._stems) if word in wanted]
+
+    def _contain_value(self, value: str, option: str) -> bool:
+        """Whether the words contain a value, or all its parts, near a word for its option."""
+        forms = [value, value.removesuffix(":latest"), *(word for word, digits in NUMBERS.items() if digits == value)]
+        if any(self._contain_near([form], option) for form in forms):
+            return True
+        parts = [part for part in re.split(r"[:=,]", value) if part]
+        return len(parts) > 1 and self._contain_near(parts, option)
+
+    def _contain_near(self, parts: Sequence[str], option: str) -> bool:
+        return all(self._contain_literally(part) and (not option or self._is_near(part, option)) for part in parts)
+
+    def _contain_literally(self, value: str) -> bool:
+        spaced = r"\s+".join(re.escape(word) for word in value.split())
+        return bool(spaced) and bool(re.search(rf"(?i)(?<![\w./:@=-]){spaced}(?![\w/@=-]|[.:]\w)", self._said))
+
+    def _is_near(self, value: str, option: str) -> bool:
+        first = _split(value)[:1]
+        positions = [at for at, word in enumerate(self._words) if [word] == first or word.startswith(tuple(first))]
+        return any(
+            0 < abs(position - other) <= MOST_WORDS_BETWEEN
+            for position in positions
+            for other in self._positions(option)
+        )
+
+
+def _split(said: str) -> list[str]:
+    return [word.rstrip(".:") or word for word in re.findall(r"[^\s,;?!\"'`()]+", said.lower())]

@@ -18,6 +18,8 @@ from typing import Any
 FOLDER = Path(__file__).parent
 OTHERS = ("de", "fr", "es")
 """Languages besides English; each is one file here, named by its code."""
+NAMES = frozenset({"roles", "options"})
+"""Sections with names of images and options, which show no language."""
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 FEWEST_WORDS = 4
 ENGLISH_ONLY = frozenset({"the", "and", "are", "been", "have", "from", "there", "this", "that", "with", "which", "not"})
@@ -131,7 +133,7 @@ def all_words() -> frozenset[str]:
             for inner in value:
                 collect(inner)
 
-    collect(words_of_language("en"))
+    collect({section: words for section, words in words_of_language("en").items() if section not in NAMES})
     return frozenset(found)
 
 
