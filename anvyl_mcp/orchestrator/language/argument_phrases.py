@@ -29,6 +29,7 @@ OPTIONS: dict[str, str] = {
     r"|(?:all|every)(?!.*\brunning\b)|-a|--all",
     "restart": r"(?:a\s+)?restart(?:\s+policy)?(?:\s+(?:of|is|to))?"
     r"\s+(?P<value>no|always|unless-stopped|on-failure(?::\d+)?)",
+    "version": r"to\s+(?:version|revision)\s+v?(?P<value>\d+)",
     "force": r"-?-?force|-f|forced|forcibly|by\s+force",
 }
 """Phrases for arguments of this name."""
@@ -72,7 +73,7 @@ def _ways(argument: str, schema: Mapping[str, Any]) -> list[str]:
         case "integer":
             ways.insert(0, rf"-?-?{argument}(?:\s+(?:of|is|to))?\s+(?P<value>\d+(?:\s*{UNIT})?)(?:\s*lines?)?")
         case "boolean" if not ways:
-            ways.append(rf"-?-?{argument}")
+            ways.append(rf"--{argument}" if argument == "volumes" else rf"-?-?{argument}")  # `its volumes` may stay
         case "array":
             ways.append(rf"(?:on\s+)?{argument.removesuffix('s')}s?\s+(?P<value>{ENTRY}(?:(?:,\s*|\s+and\s+){ENTRY})*)")
         case "string" if "default" in schema and not ways:

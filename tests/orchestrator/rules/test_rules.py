@@ -33,7 +33,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from anvyl_mcp.app.catalogue import load_catalogue
-from anvyl_mcp.core.errors import AnvylError, NotFound, NothingToDo, NotUnderstood
+from anvyl_mcp.core.errors import AnvylError, NotFound, NothingToDo, NotUnderstood, Unreachable
 from anvyl_mcp.core.settings import load
 from anvyl_mcp.orchestrator.checks.resolve import FleetObject
 from anvyl_mcp.orchestrator.language.places import Places
@@ -117,6 +117,23 @@ class Named:
 
     def kinds(self) -> frozenset[str]:
         return frozenset({"container"})
+
+
+class Stacked(Named):
+    """The stack `shop` on nas, beside the containers; `silent`: the hosts that do not answer."""
+
+    def __init__(self, *silent: str) -> None:
+        super().__init__(hosts=[host for host in HOSTS if host not in silent])
+        self.silent = silent
+
+    async def objects(self, kind: str, hosts: Sequence[str] = ()) -> list[FleetObject]:
+        return [FleetObject("nas", "shop", {})] if kind == "stack" else await super().objects(kind, hosts)
+
+    async def errors(self, kind: str, hosts: Sequence[str]) -> dict[str, AnvylError]:
+        return {host: Unreachable("connection refused") for host in self.silent}
+
+    def kinds(self) -> frozenset[str]:
+        return frozenset({"container", "stack"})
 
 
 def rules(objects: Named | None = None, *, tags: frozenset[str] = frozenset()) -> RulesModel:
@@ -512,6 +529,35 @@ async def test_hosts_that_have_an_object_are_found() -> None:
     assert [arguments["host"] for _, arguments in fleet.calls] == ["nas,gpu", "nas,gpu", "@lab"]
     with pytest.raises(NotUnderstood):
         await agent(fleet, Named(("web",), ("nas",))).run("restart web on both hosts")
+
+
+@pytest.mark.parametrize(
+    ("order", "tool", "arguments"),
+    [
+        ("remove the shop stack", "remove_stack", {}),
+        ("remove the shop stack but keep its data", "remove_stack", {"volumes": False}),
+        ("delete shop including its volumes", "remove_stack", {"volumes": True}),
+        ("delete the shop stack with its data too", "remove_stack", {"volumes": True}),
+        ("roll back shop to version 1", "revert_stack", {"version": "1"}),
+    ],
+)
+async def test_orders_about_stacks(order: str, tool: str, arguments: Fields) -> None:
+    fleet = Fleet()
+    await agent(fleet, Stacked()).run(order)
+    assert fleet.calls == [(tool, {"name": "shop", **arguments})]
+
+
+@pytest.mark.parametrize("order", ["remove the shop stack without its volumes", "remove the shop stack or its volumes"])
+async def test_volumes_of_a_stack_go_only_when_it_is_clear(order: str) -> None:
+    fleet = Fleet()
+    with pytest.raises(NotUnderstood):
+        await agent(fleet, Stacked()).run(order)
+    assert fleet.calls == []
+
+
+async def test_a_named_host_that_does_not_answer_is_the_reason() -> None:
+    with pytest.raises(Unreachable, match="nas could not be asked for container `c02`"):
+        await agent(Fleet(), Stacked("nas")).run("restart c02 on nas")
 
 
 DENYING = (

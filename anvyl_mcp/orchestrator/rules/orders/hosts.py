@@ -14,6 +14,9 @@ from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.words import Words
 from anvyl_mcp.peers.fleet.targets import not_found_error
 
+BOTH = re.compile(r"(?i)\bboth\b")
+"""Of one name: those on two hosts."""
+
 
 def hosts_in(said: str, scene: Scene) -> str:
     """Selector of the hosts that a text names."""
@@ -59,6 +62,7 @@ def place(order: Order) -> None:
     names_one = any(named(part.text, str(call.get(name))) for call in order.calls for name in order.listing.names)
     context = part.text if names_one and not re.search(r"(?i)\bthere\b", part.text) else part.before
     order.host = scope.selector or hosts_in(context, scene) or memory.places
+    both = scope.both or (len(order.calls) == 1 and bool(order.listing.names) and BOTH.search(order.words.left))
     for call in order.calls:
         names = [(kind, str(call[name])) for name, kind in order.listing.names.items() if name in call]
         having = [{one.host for one in scene.of(kind) if one.name == name} for kind, name in names]
@@ -67,9 +71,10 @@ def place(order: Order) -> None:
             call["host"] = _spared(order, common, names)
         elif "host" in call:
             continue
-        elif scope.having or scope.both:
-            if not common or (scope.both and len(common) != 2):
-                raise refused("both" if scope.both else "that have it", "the hosts are not clear")
+        elif scope.having or (both and not order.host):
+            if not common or (both and len(common) != 2):
+                raise refused("both" if both else "that have it", "the hosts are not clear")
+            order.words.take(BOTH, "number")
             call["host"] = ",".join(one for one in scene.places.hosts if one in common)
         elif order.host:
             _check_there(order, names)

@@ -62,7 +62,7 @@ def take_objects(order: Order, argument: str) -> Found:
     if names and selection.ONE_OF.search(words.left):
         raise resolve.ambiguity_error(kind, names[0], [one for one in scene.of(kind) if names[0] in one.name])
     called = name_pattern(made) if made and not names else None
-    if called and (words.take(called, "name") or IT.search(words.left)):
+    if called and (words.take(called, "name") or IT.search(order.part.text)):
         return [{argument: made}], LITERALLY
     if not names and kind == "stack" and not said:
         return NOTHING  # without the word, only a name shows that it is a stack
@@ -222,10 +222,10 @@ def _spoken_of(order: Order, kind: str) -> list[str]:
         names = list(dict.fromkeys([*(name for name in spoken if name in scene.names(kind)), *names]))
     if not names and not rest and not one:
         names = names_in(order.part.after)
-    if rest and not several:
+    if (rest and not several) or not names or (len(names) > 1 and not several):
         return []
     words.take(THEM, "pronoun")
-    return names if several or len(names) == 1 else []
+    return names
 
 
 def _meant(order: Order, argument: str) -> Found:
@@ -258,7 +258,8 @@ def _meant(order: Order, argument: str) -> Found:
         return [{argument: like[0]}], NEARLY
     if len(like) > 1 and len(rest) == 1:
         raise resolve.ambiguity_error(kind, rest[0], near)
-    if len(rest) == 1 and kind == "container":
+    says_kind = len(order.listing.names) == 1 and scene.may_name(kind, order.part.text)
+    if len(rest) == 1 and (says_kind or kind == "container"):
         raise order.no_match(kind, unmask(rest[0], order.memory.quoted))
     return NOTHING
 

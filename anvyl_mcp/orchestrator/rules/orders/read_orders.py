@@ -16,7 +16,7 @@ from anvyl_mcp.orchestrator.language import normalize, phrases
 from anvyl_mcp.orchestrator.language.grounding import IMAGE
 from anvyl_mcp.orchestrator.language.intent import QUESTION, Clause, clauses, verbs_of
 from anvyl_mcp.orchestrator.language.places import named
-from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, FILLERS, KINDS, MARK, POLITE, kinds_said
+from anvyl_mcp.orchestrator.language.vocabulary import COUNTED, FILLERS, KINDS, MARK, POLITE, either, kinds_said
 from anvyl_mcp.orchestrator.rules.orders import frames, remarks, selection
 from anvyl_mcp.orchestrator.rules.orders.hosts import hosts_in, take_hosts
 from anvyl_mcp.orchestrator.rules.orders.order import Memory, Order, Part, noun_of
@@ -55,12 +55,19 @@ def read(masked: str, quoted: Sequence[str], scene: Scene) -> Orders:
     return _Reader(masked, quoted, scene).read()
 
 
+def _joined(said: str, scene: Scene) -> str:
+    """A text in which no clause ends within `on nas and gpu` or `the stack but keep its data`."""
+    said = re.sub(r"(?i)(?:,?\s+(?:but|and))?\s+keep(?=\s+(?:its|their)\s+(?:data|volumes)\b)", " keeping", said)
+    host = rf"(?:{either(scene.places.hosts) or '(?!)'})(?![\w-]|[.:/=]\w)"
+    return re.sub(rf"(?i)(?<![\w-])({host})\s+and\s+(?={host})", r"\1 & ", said)
+
+
 class _Reader:
     """Reads the orders of one text."""
 
     def __init__(self, masked: str, quoted: Sequence[str], scene: Scene) -> None:
         self._scene = scene
-        self._words = Words(masked)
+        self._words = Words(_joined(masked, scene))
         self._words.take(POLITE, "polite")
         self._tools = [one for one in scene.tools.values() if not one.reads and one.toolset != "undo"]
         self._memory = Memory(scene, quoted, selection.take_limits(self._words, scene))
@@ -177,7 +184,7 @@ class _Reader:
         noun = next((kind for kind in ("image", "volume", "network") if self._scene.may_name(kind, words)), "")
         tools = [one for one in self._tools if order.verbs & verbs_of(one) and noun_of(one) == noun and one.names]
         apart = hosts_in(words, self._scene) and hosts_in(order.text, self._scene) and self._names_objects(words)
-        if apart or (tools and not self._scene.may_name(noun, order.text)):
+        if joint.strip() != "or" and (apart or (tools and not self._scene.may_name(noun, order.text))):
             parts.append(Part(order.verbs, words, order.text))
         else:
             order.text += f"{joint}{words}"

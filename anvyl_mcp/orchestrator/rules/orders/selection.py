@@ -47,13 +47,19 @@ CONDITION = re.compile(
     rf"(?:in\s+state\s+)?(?P<state>{STATE_WORDS})(?:\s+(?:is|are|again|at\s+the\s+moment|right\s+now|now))?"
     r"(?=\s*(?:[,;:.!]|$|then\b|on\b|at\b|(?:please\s+)?\w+\b))(?:\s*,?\s*then\b)?"
 )
+OTHERWISE_NOTHING = re.compile(
+    r"(?i)[,;.]?\s*\b(?:otherwise|else|if\s+not)\b[\s,]*(?:(?:please|just)\s+)*"
+    r"(?:leave\s+(?:it|them)(?:\s+(?:alone|be|running|as\s+(?:it\s+is|they\s+are)))?|do\s+nothing"
+    r"|(?:do\s+not|don't|dont)\s+(?:touch\s+(?:it|them)|do\s+anything))(?=\W*$)"
+)
+"""The other side of a condition, on which nothing is done."""
 EXIT_CODE = re.compile(
     r"(?i)(?:\b(?:that|which|who)\s+)?(?:\b(?:has|have|had|with|got|exited|exit|ended|stopped|crashed|died|failed|finished|an?|of)\s+)*"
     r"(?:exit\s+|status\s+|return\s+)?(?:code|status)\s+(?:of\s+|is\s+|was\s+)?(?P<code>\d{1,3})\b"
     r"|(?:\b(?:that|which|who)\s+)?\b(?:exited|ended|crashed|died|failed)\s+with\s+(?:an?\s+)?(?P<bare>\d{1,3})\b"
 )
 LABELLED = re.compile(
-    rf"(?i)(?:\b(?:that|which|whose)\s+)?(?:\b(?:is|are|has|have|with|having|carr(?:y|ies)|wears?|under|of)\s+)*(?:\b(?:the|a)\s+)*"
+    rf"(?i)(?:\b(?:that|which|whose)\s+)?(?:\b(?:is|are|has|have|with|having|carr(?:y|ies|ying)|wear(?:s|ing)?|bear(?:s|ing)?|under|of)\s+)*(?:\b(?:the|a)\s+)*"
     rf"(?:\blabel(?:s|l?ed)?\s+)?(?:\b(?:with|is|as)\s+)?(?P<label>{PAIR.pattern})(?:\s+label)?(?:\s+(?:on|set\s+on|attached\s+to)\s+(?:it|them))?"
 )
 VERSION = re.compile(
@@ -119,6 +125,8 @@ def take_limits(words: Words, scene: Scene) -> Limits:
         holds = partial(_is_in_state, states_of_word(found["state"]), turned=turned)
         limits.conditions.append(Criterion(found[0].strip(), holds, found["subject"].strip()))
         words.take_span(found.start(), found.end(), "condition")
+    if limits.conditions:
+        words.take(OTHERWISE_NOTHING, "condition")
     for pattern in (EXCEPT, KEEP):
         for found in reversed(list(pattern.finditer(words.left))):
             end = _take_excepted(words, found.end(), scene, limits)

@@ -19,6 +19,11 @@ from anvyl_mcp.orchestrator.rules.orders.words import Words
 CALLED = re.compile(
     rf"(?i)\b(?:called|named|(?:name|call)\s+(?:it|that|this)|by\s+the\s+name(?:\s+of)?|as)\s+(?:as\s+)?(?P<name>{NAME})"
 )
+ITS_VOLUMES = re.compile(
+    r"(?i)(?:\b(?P<keep>keeping)|\b(?:and|plus|with|including)(?:\s+also|\s+all)?)"
+    r"\s+(?:of\s+)?(?:its|their)\s+(?:volumes?|data)(?:\s+(?:too|as\s+well))?\b"
+)
+"""Whether the volumes of a stack go or stay: `including its volumes`, `but keep its data`."""
 CONTAINER_FROM = re.compile(rf"(?i)\bcontainer\s+(?P<name>{NAME})(?=\s+from\b)")
 IMAGE_AFTER = re.compile(rf"(?i)\b(?:image|from(?:\s+image)?)\s+(?:the\s+)?(?P<image>{NAME})")
 IMAGE_BEFORE = re.compile(rf"(?i)(?P<image>{NAME})\s+(?:as|container)\b")
@@ -39,8 +44,13 @@ def take_optional(order: Order) -> dict[str, Any]:
     """Read the options of a tool."""
     listing, words, quoted = order.listing, order.words, order.memory.quoted
     optional = {name: schema for name, schema in listing.arguments.items() if name not in listing.required}
+    its_volumes = ITS_VOLUMES.search(words.left) if optional.get("volumes", {}).get("type") == "boolean" else None
+    if its_volumes:
+        words.take_span(*its_volumes.span(), "option")
     words.left, values = take_options(words.left, optional, quoted, listing.names)
     values.pop("host", None)
+    if its_volumes:
+        values["volumes"] = not its_volumes["keep"]
     if "name" in optional and (match := CONTAINER_FROM.search(words.left) or CALLED.search(words.left)):
         values["name"] = unmask(match["name"], quoted)
         words.take_span(*(match.span("name") if match.re is CONTAINER_FROM else match.span()), "name")
