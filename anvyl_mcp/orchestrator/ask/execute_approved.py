@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from pydantic_ai.messages import ToolCallPart, ToolReturnPart
-
 from anvyl_mcp.core.errors import AnvylError, Conflict, NotFound
 from anvyl_mcp.orchestrator.approvals import PendingCall
 from anvyl_mcp.orchestrator.question import Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
-from anvyl_mcp.orchestrator.rules.results.answers import Turn, answer, result_metadata
+from anvyl_mcp.orchestrator.rules.results.answers import CallResult, MadeCall, Turn, answer, result_metadata
 from anvyl_mcp.orchestrator.run import EndReason, Run
 from anvyl_mcp.peers.changes import change_plan
 from anvyl_mcp.peers.fleet.fleet import ExpectedObjects, Fleet
@@ -82,9 +80,9 @@ async def execute_pending(fleet: Fleet, question: Question, calls: Sequence[Pend
         for host in call.hosts:
             touched[host] |= change_plan.changed_objects(fleet.tool(call.tool), call.arguments)
             touched[host] |= {one.id for one in [call.expected.get(host)] if one}
-        turn.calls[proposal.id] = ToolCallPart(call.tool, proposal.arguments, proposal.id)
+        turn.calls[proposal.id] = MadeCall(call.tool, proposal.arguments)
         metadata = result_metadata(outcomes, fleet.tool(call.tool))
-        turn.results[proposal.id] = ToolReturnPart(call.tool, "", proposal.id, metadata=metadata)
+        turn.results[proposal.id] = CallResult(call.tool, metadata=metadata)
         if not any(outcome.ok for outcome in outcomes.values()):
             reply.notes += [f"{later.tool} was not tried, because {call.tool} failed" for later in calls[number + 1 :]]
             break

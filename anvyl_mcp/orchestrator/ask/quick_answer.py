@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 
@@ -26,6 +24,8 @@ from anvyl_mcp.orchestrator.rules.reader import Before, Plan, Reader, surroundin
 from anvyl_mcp.orchestrator.rules.results.answers import (
     RULES,
     Call,
+    CallResult,
+    MadeCall,
     Turn,
     announcement,
     answer,
@@ -39,28 +39,6 @@ from anvyl_mcp.peers.fleet.fleet import Fleet
 
 TRACED = "OTEL_EXPORTER_"
 """Prefix of the variables that turn tracing on, which belongs to the agent framework."""
-
-
-@dataclass(frozen=True)
-class PlayedCall:
-    """A call that the rules made."""
-
-    tool_name: str
-    arguments: Mapping[str, Any]
-
-    def args_as_dict(self) -> dict[str, Any]:
-        """Its arguments."""
-        return dict(self.arguments)
-
-
-@dataclass(frozen=True)
-class PlayedResult:
-    """Its result."""
-
-    tool_name: str
-    content: str = ""
-    outcome: str = "success"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 async def answer_quickly(
@@ -117,7 +95,7 @@ async def play(plan: Plan, reply: Reply, calls: FleetCalls, tools: Mapping[str, 
     later: list[Call] = []
     for number, step in enumerate(plan.steps):
         keyed = {f"{number}.{index}": call for index, call in enumerate(step)}
-        turn.calls |= {key: PlayedCall(call.listing.name, call.arguments) for key, call in keyed.items()}
+        turn.calls |= {key: MadeCall(call.listing.name, call.arguments) for key, call in keyed.items()}
         results = await _play_step(keyed, calls, run, decide)
         turn.results |= {key: results[key] for key in keyed if key in results}
         later = [call for rest in plan.steps[number + 1 :] for call in rest]
@@ -131,24 +109,24 @@ async def play(plan: Plan, reply: Reply, calls: FleetCalls, tools: Mapping[str, 
     report.fail_if_not_changed(reply, "read" if plan.only_reads else "change", tools)
 
 
-async def _play_step(step: Mapping[str, Call], calls: FleetCalls, run: Run, decide: Decide) -> dict[str, PlayedResult]:
+async def _play_step(step: Mapping[str, Call], calls: FleetCalls, run: Run, decide: Decide) -> dict[str, CallResult]:
     """Make calls together, once all changes among them are decided. The results by id, without what is pending."""
-    results: dict[str, PlayedResult] = {}
+    results: dict[str, CallResult] = {}
     proposed: list[str] = []
     created = calls.created_by((call.listing.name, call.arguments) for call in step.values())
 
     async def make(id_: str, checked: CheckedCall) -> None:
         outcomes = await calls.make(checked, run)
-        results[id_] = PlayedResult(checked.listing.name, metadata=result_metadata(outcomes, checked.listing))
+        results[id_] = CallResult(checked.listing.name, metadata=result_metadata(outcomes, checked.listing))
 
     async def check(id_: str, call: Call) -> None:
         name = call.listing.name
         try:
             checked = await calls.check(name, call.arguments, run, id_, created=created)
         except NothingToDo as done:
-            results[id_] = PlayedResult(name, f"{done.message}.")
+            results[id_] = CallResult(name, f"{done.message}.")
         except (AnvylError, OverBudget) as error:
-            results[id_] = PlayedResult(name, str(error), "failed")
+            results[id_] = CallResult(name, str(error), "failed")
         else:
             if checked.waits:
                 proposed.append(id_)
@@ -166,5 +144,5 @@ async def _play_step(step: Mapping[str, Call], calls: FleetCalls, run: Run, deci
             if approved:
                 group.start_soon(make, id_, calls.approved(run.proposals[id_]))
             else:
-                results[id_] = PlayedResult(step[id_].listing.name, outcome="denied")
+                results[id_] = CallResult(step[id_].listing.name, outcome="denied")
     return results

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cache
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.lexicon import english, pattern, words_of_language
+from anvyl_mcp.orchestrator.language.lexicon import any_of, english, pattern, words_of_language
 from anvyl_mcp.orchestrator.language.vocabulary import HOST, NAME, is_name, meaning, meanings
 
 
@@ -109,6 +109,17 @@ def read(question: str) -> Query | None:
         or _measured(asked.lower())
         or _whole(asked, Wants.WHERE)
     )
+
+
+@cache
+def past_forms(name: str) -> re.Pattern[str]:
+    """Pattern for the words of questions about the past, by their entry in the file of the language."""
+    return re.compile(any_of(words_of_language("en")["past"][name]), re.IGNORECASE)
+
+
+def says(name: str, said: str) -> bool:
+    """Whether a text has such words: `why`, `who`, `how_often`."""
+    return past_forms(name).search(said) is not None
 
 
 @cache

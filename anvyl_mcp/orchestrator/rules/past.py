@@ -17,11 +17,11 @@ from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import InvalidInput, NotUnderstood
 from anvyl_mcp.core.values.time_phrases import Interval, local_zone, read_interval
 from anvyl_mcp.core.values.time_words import AWAY
-from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
+from anvyl_mcp.orchestrator.language.lexicon import words_of_language
+from anvyl_mcp.orchestrator.language.questions import past_forms, says
 from anvyl_mcp.orchestrator.rules.results.past_answers import tells_past
 from anvyl_mcp.peers.connection.listing import ToolListing
 
-_WORDS = {name: re.compile(any_of(forms), re.IGNORECASE) for name, forms in words_of_language("en")["past"].items()}
 ABOUT = re.compile(r"(?i)(?:did|was|were|has|have|had|does|is|of|by|for|to|from|touched)")
 LONG_AGO = "30d"
 """How far back `who stopped web` looks."""
@@ -83,58 +83,46 @@ def read(said: str) -> Past | None:
     Raises:
         NotUnderstood: the time is not clear.
     """
-    if _says("becoming", said) and _says("disk", said):
+    if says("becoming", said) and says("disk", said):
         return Past("usage", since=DISK_TREND, trend=True)
-    if _says("logs", said) and _says("before_end", said):
+    if says("logs", said) and says("before_end", said):
         return Past("ends", since=LONG_AGO, kind="deaths")
-    if _says("did", said) and (other := _WORDS["unrecorded"].search(said)):
+    if says("did", said) and (other := past_forms("unrecorded").search(said)):
         raise NotUnderstood(
             f"`{other[0]}` is not recorded over time", hint="what is: memory, cpu, disk, starts, ends, changes"
         )
-    if _says("may", said) or (_says("made", said) and not _says("who", said)):
+    if says("may", said) or (says("made", said) and not says("who", said)):
         return None
-    deed = _says("deeds", said)
-    why = _says("why", said) and _says("did", said)
-    asks = deed and (why or _says("who", said) or _says("when_did", said) or _says("how_often", said))
-    when, remark = _interval(said, past=_says("did", said) or asks)
-    if when is None and not remark:
-        if not asks and not _says("last_run", said):
+    deed, why = says("deeds", said), says("why", said)
+    asks = deed and ((why and says("did", said)) or any(says(form, said) for form in ("who", "when_did", "how_often")))
+    when, remark = _interval(said, past=says("did", said) or asks)
+    if when or remark:
+        if not asks and not _is_about_past(said, when):
             return None
-        found = Past("events", since=LONG_AGO)
-    elif not asks and not _is_about_past(said, when):
-        return None
-    else:
         found = _in_time(_wants(said), when, remark)
-    kind = (
-        ""
-        if found.wants != "events"
-        else "deaths"
-        if _says("died", said)
-        else "changes"
-        if _says("changed", said)
-        else ""
-    )
-    return replace(found, kind=kind, deed=deed, why=_says("why", said), removal=_says("removed", said))
-
-
-def _says(name: str, said: str) -> bool:
-    return _WORDS[name].search(said) is not None
+    elif asks or says("last_run", said):
+        found = Past("events", since=LONG_AGO)
+    else:
+        return None
+    kinds = [kind for kind, form in (("deaths", "died"), ("changes", "changed")) if says(form, said)]
+    kind = kinds[0] if kinds and found.wants == "events" else ""
+    return replace(found, kind=kind, deed=deed, why=why, removal=says("removed", said))
 
 
 def _wants(said: str) -> Literal["usage", "events", "logs"]:
-    if _says("logs", said):
+    if says("logs", said):
         return "logs"
-    measured = _says("measures", said) or (_says("ran", said) and _says("objects", said))
-    return "usage" if measured and not _says("who", said) else "events"
+    measured = says("measures", said) or (says("ran", said) and says("objects", said))
+    return "usage" if measured and not says("who", said) else "events"
 
 
 def _is_about_past(said: str, when: Interval | None) -> bool:
     """Whether a question with a time is about what has been, not about when what is there now was made."""
-    if _says("did", said):
+    if says("did", said):
         return True
     over = when is None or when.end < datetime.now(UTC) - LATEST
-    about = _says("measures", said) or _says("deeds", said) or _says("logs", said)
-    return about and (over or not _says("present", said))
+    about = any(says(form, said) for form in ("measures", "deeds", "logs"))
+    return about and (over or not says("present", said))
 
 
 def _in_time(wants: Literal["usage", "events", "logs"], when: Interval | None, remark: str) -> Past:
@@ -151,7 +139,7 @@ def _in_time(wants: Literal["usage", "events", "logs"], when: Interval | None, r
 
 def _interval(said: str, *, past: bool) -> tuple[Interval | None, str]:
     """The time in a question, or how the words for one that is not known are taken."""
-    if away := AWAY.search(said.lower()) or _WORDS["away"].search(said):
+    if away := AWAY.search(said.lower()) or past_forms("away").search(said):
         return None, f"`{away[0].strip(' ?!.')}` taken as the last 24 hours; say since when, like `since 9 am`"
     try:
         found = read_interval(said, datetime.now(UTC), local_zone())
@@ -174,7 +162,7 @@ def without_time(said: str, when: Past) -> str:
 def without_words(said: str, when: Past) -> str:
     """The text without all words that were read as a question about the past."""
     left = said = without_time(said, when)
-    for match in (match for words in _WORDS.values() for match in words.finditer(said)):
+    for match in (match for name in words_of_language("en")["past"] for match in past_forms(name).finditer(said)):
         left = f"{left[: match.start()]}{' ' * len(match[0])}{left[match.end() :]}"
     return left
 
@@ -184,4 +172,4 @@ def may_name(word: str, said: str) -> bool:
     before = re.search(rf"(?i)(?P<last>\S+)\s+(?:(?:the|my|our|container)\s+)*{re.escape(word)}(?![\w-])", said)
     if before is None:
         return False
-    return any(known.fullmatch(before["last"]) for known in (ABOUT, _WORDS["deeds"]))
+    return any(known.fullmatch(before["last"]) for known in (ABOUT, past_forms("deeds")))

@@ -129,12 +129,7 @@ class Reader:
             around = self._around
             offered = around.tools if tools is None else tools
             scene = Scene(offered, around.places, around.select, around.objects)
-            try:
-                self._plans[question] = await self._read(question, scene)
-            except NotUnderstood as error:
-                from anvyl_mcp.orchestrator.rules import machine_power
-
-                raise machine_power.refused(question, self._around.places.hosts) or error from None
+            self._plans[question] = await self._read(question, scene)
         return self._plans[question]
 
     async def _read(self, question: str, scene: Scene) -> Plan:

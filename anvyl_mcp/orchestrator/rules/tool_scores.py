@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 
 from anvyl_mcp.core import text
 from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.argument_phrases import take_options
 from anvyl_mcp.orchestrator.language.normalize import mask, plain
+from anvyl_mcp.orchestrator.language.places import name_pattern
 from anvyl_mcp.orchestrator.language.stemming import at, mended, stem, stems
 from anvyl_mcp.orchestrator.language.vocabulary import EMPTY, FILLERS, HOST, MARK, STATES, meaning
 from anvyl_mcp.orchestrator.rules.results import aggregate
@@ -93,7 +94,23 @@ def phrase_tool(
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def suits(tool: ToolListing, names: Sequence[str]) -> float:
+def ranking(rest: str, tools: Sequence[ToolListing], names: Sequence[str], *, of_hosts: bool) -> list[Fit]:
+    """Tools by score for a question about the named containers, the best first."""
+    # A name is no word of a tool: `logs of worker` is not about the workers of a swarm.
+    unnamed = rest
+    for pattern in (known for one in names if (known := name_pattern(one))):
+        unnamed = pattern.sub(" ", unnamed)
+    found = fits(unnamed, tools, of_hosts=of_hosts, named=bool(names))
+    said = set(stems(rest))
+
+    def suited(fit: Fit) -> Fit:
+        more = 0.6 if names and _shows(fit.listing, said) else 0.0
+        return replace(fit, weight=fit.weight * _suits(fit.listing, names) + more)
+
+    return sorted(map(suited, found), key=lambda fit: -fit.weight)
+
+
+def _suits(tool: ToolListing, names: Sequence[str]) -> float:
     """Weight of a tool for the named objects; a host's tool says little about a container."""
     takes = "container" in tool.names.values() or "name" in tool.arguments
     if tool.required and tool.names and "container" not in tool.names.values():
@@ -103,10 +120,7 @@ def suits(tool: ToolListing, names: Sequence[str]) -> float:
     return 0.0 if tool.required else 1.0
 
 
-def shows(tool: ToolListing, names: Sequence[str], rest: str) -> float:
-    """Weight of a part of an object that a tool shows in detail: `which networks does web use`."""
-    if not names or not tool.required:
-        return 0.0
-    parts = text.resolve_schema(tool.output_schema).get("properties", {})
-    lists = {stem(name) for name, schema in parts.items() if schema.get("type") in ("array", "object")}
-    return 0.6 * bool(lists & set(stems(rest)))
+def _shows(tool: ToolListing, said: Set[str]) -> bool:
+    """Whether a tool shows a part of an object in detail that is asked for: `which networks does web use`."""
+    parts = text.resolve_schema(tool.output_schema).get("properties", {}) if tool.required else {}
+    return any(stem(name) in said for name, schema in parts.items() if schema.get("type") in ("array", "object"))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 from anvyl_mcp.core.errors import NotUnderstood
 from anvyl_mcp.orchestrator.checks.resolve import ROLES
 from anvyl_mcp.orchestrator.language import questions
 from anvyl_mcp.orchestrator.language.intent import ASKS, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import all_words, english
-from anvyl_mcp.orchestrator.language.stemming import LEAST_LETTERS, nearest, stem, stems
+from anvyl_mcp.orchestrator.language.stemming import LEAST_LETTERS, nearest, stem
 from anvyl_mcp.orchestrator.language.vocabulary import (
     DETERMINERS,
     EMPTY,
@@ -26,7 +25,6 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     meaning,
 )
 from anvyl_mcp.orchestrator.rules.orders.scene import Scene
-from anvyl_mcp.orchestrator.rules.results.answers import Call
 from anvyl_mcp.orchestrator.rules.tool_scores import cues_of
 
 WORD = re.compile(rf"{MARK}|[^\W_][\w./:@-]*")
@@ -46,7 +44,7 @@ UNABLE = re.compile(
     re.IGNORECASE,
 )
 SUBJECT = (
-    r"\b(?:do|does|did|is|are|has|have|was|were)\s+(?:(?:the|my|our)\s+)?{word}\s+(?:container\s+)?(?:been\s+)?"
+    r"\b(?:do|does|did|is|are|has|have|had|was|were)\s+(?:(?:the|my|our)\s+)?{word}\s+(?:container\s+)?(?:been\s+)?"
     r"(?:us(?:e|es|ing)|need|tak(?:e|ing)|eat(?:ing)?|consum\w+|running|up|down|reachable|online|offline|available|alive"
     r"|healthy|ok|fine)\b"
     r"|\b(?:cpu|memory|ram|disk|usage|uptime|load|stats|statistics)\s+(?:(?:usage|use|load)\s+)?of\s+"
@@ -67,7 +65,6 @@ class Vocabulary:
         self._stems = stemmed | {stem(word) for word in self._words}
         phrases = [phrase for tool in tools for phrase in tool.say]
         self._spoken = {stem(word) for phrase in phrases for word in re.sub(r"\{\w+\}", "", phrase).split()}
-        self._changes = {stem(phrase.split()[0]) for tool in tools if not tool.reads for phrase in tool.say}
         self.offered_verbs = {verb for tool in tools if not tool.reads for verb in verbs_of(tool)}
 
     def names(self, word: str) -> bool:
@@ -77,19 +74,12 @@ class Vocabulary:
         parts |= {host.lower() for host in self._scene.places.hosts} | self._scene.places.tags
         return word in parts or word.rstrip("s") in parts
 
-    def is_ordinary(self, word: str) -> bool:
-        """Whether a word says nothing by itself, or belongs to a question that is worked out."""
-        ordinary = {word, stem(word), meaning(word)} & (ORDINARY | NOUNS)
-        return bool(ordinary) or word[:1].isdigit() or bool(ASKS.fullmatch(word))
-
     def knows(self, word: str) -> bool:
-        """Whether a word is known, also with a typo."""
+        """Whether a word is known."""
         word = word.strip(".:/@-").lower()
         if not word or word[0].isdigit() or re.match(MARK, word) or self.names(word):
             return True
-        if word in self._words or stem(word) in self._stems or ASKS.fullmatch(f"{word}"):
-            return True
-        return bool(self._near(word))
+        return word in self._words or stem(word) in self._stems or bool(ASKS.fullmatch(word))
 
     def all_known(self, said: str) -> bool:
         """Whether no word may be a name of an object."""
@@ -101,13 +91,6 @@ class Vocabulary:
             or ((word in self._words or stem(word) in self._spoken or ASKS.fullmatch(word)) and stem(word) not in ours)
             for word in _words(said)
         )
-
-    def _near(self, word: str) -> list[str]:
-        """Known words that a word may be a typo of, without verbs of changes."""
-        ours = sorted(one for one in self._stems | self._words if len(one) > 3)
-        swapped = [one for one in ours if sorted(one) == sorted(word)]
-        near = swapped or (get_close_matches(word, ours, 3, 0.8) if len(word) >= LEAST_LETTERS else [])
-        return [] if any(stem(one) in self._changes for one in near) else near
 
     def mended(self, masked: str) -> tuple[str, dict[str, str]]:
         """The text with typos of known words corrected, and the corrections; names are not changed."""
@@ -129,18 +112,17 @@ class Vocabulary:
 
         return re.sub(r"(?<![\w./:@=-])[A-Za-z]+(?![\w/@=-]|[.:]\w)", better, masked), found
 
-    def unknown_subject(self, masked: str, calls: Sequence[Call]) -> str:
-        """Subject of a question that is unknown and in no call, or empty."""
-        taken, query = _values(calls), questions.read(masked)
-        if query and query.subject:
-            return ""  # the answer says whether there is such a thing
-        if any(call.arguments.get(name) for call in calls for name in (*call.listing.names, "name")):
-            return ""
-        for word in _words(masked):
-            is_subject = re.search(SUBJECT.format(word=re.escape(word)), masked, re.IGNORECASE)
-            if is_subject and not word.endswith(("ed", "ing")) and word not in taken and not self.knows(word):
-                return word
-        return ""
+
+def is_ordinary(word: str) -> bool:
+    """Whether a word says nothing by itself, or belongs to a question that is worked out."""
+    ordinary = {word, stem(word), meaning(word)} & (ORDINARY | NOUNS)
+    return bool(ordinary) or word[:1].isdigit() or bool(ASKS.fullmatch(word))
+
+
+def is_subject(word: str, masked: str) -> bool:
+    """Whether a word stands where the subject of a question does."""
+    found = re.search(SUBJECT.format(word=re.escape(word)), masked, re.IGNORECASE)
+    return found is not None and not word.endswith(("ed", "ing"))
 
 
 def begins_like_an_order(masked: str) -> bool:
@@ -194,13 +176,3 @@ def _is_order(masked: str, words: Sequence[str], known: Vocabulary) -> bool:
             return False
         return names or determined or (bool(rest) and not known.knows(rest[0]))
     return names and "?" not in masked and not known.knows(first)
-
-
-def _values(calls: Sequence[Call]) -> set[str]:
-    """Words that became arguments."""
-    return {
-        word.lower()
-        for call in calls
-        for value in call.arguments.values()
-        for word in (*re.split(r"[\s,]+", str(value)), *stems(str(value)))
-    }

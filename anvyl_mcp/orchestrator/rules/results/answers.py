@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError
@@ -61,41 +61,22 @@ class Call:
         return " ".join([self.listing.name.replace("_", " "), *named])
 
 
-class MadeCall(Protocol):
-    """A call, of a model or of the rules."""
+@dataclass(frozen=True)
+class MadeCall:
+    """A call that a model or the rules made."""
 
-    @property
-    def tool_name(self) -> str:
-        """Its tool."""
-        ...
-
-    def args_as_dict(self) -> dict[str, Any]:
-        """Its arguments."""
-        ...
+    tool_name: str
+    arguments: Mapping[str, Any]
 
 
-class CallResult(Protocol):
-    """The result of a call. `metadata` holds the results by host, see `result_metadata`."""
+@dataclass(frozen=True)
+class CallResult:
+    """The result of a call. `outcome`: `success`, or why there is none; `metadata`: see `result_metadata`."""
 
-    @property
-    def tool_name(self) -> str:
-        """Its tool."""
-        ...
-
-    @property
-    def content(self) -> Any:
-        """Text for a model."""
-        ...
-
-    @property
-    def outcome(self) -> str:
-        """`success`, or why there is none."""
-        ...
-
-    @property
-    def metadata(self) -> Any:
-        """Results by host."""
-        ...
+    tool_name: str
+    content: Any = ""
+    outcome: str = "success"
+    metadata: Any = None
 
 
 @dataclass
@@ -118,9 +99,10 @@ class Turn:
                     said = [content] if isinstance(content, str) else [one for one in content if isinstance(one, str)]
                     turn = cls(" ".join(said))
                 case ToolCallPart():
-                    turn.calls[part.tool_call_id] = part
+                    turn.calls[part.tool_call_id] = MadeCall(part.tool_name, part.args_as_dict())
                 case ToolReturnPart():
-                    turn.results[part.tool_call_id] = part
+                    made = CallResult(part.tool_name, part.content, part.outcome, part.metadata)
+                    turn.results[part.tool_call_id] = made
         return turn
 
     def result_of(self, call: Call, taken: set[str]) -> CallResult | None:
@@ -133,9 +115,8 @@ class Turn:
         for call_id, part in self.calls.items():
             if part.tool_name != call.listing.name or call_id not in self.results or call_id in taken:
                 continue
-            made = part.args_as_dict()
-            elsewhere = bool(host and made.get("host")) and made["host"] != host
-            if all(made.get(key) == call.arguments[key] for key in keys) and not elsewhere:
+            elsewhere = bool(host and part.arguments.get("host")) and part.arguments["host"] != host
+            if all(part.arguments.get(key) == call.arguments[key] for key in keys) and not elsewhere:
                 taken |= set() if reads else {call_id}
                 return self.results[call_id]
         return None
@@ -156,7 +137,7 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
     changes, looks, left = list[Outcome](), list[str](), list[str]()
     for call_id, part in turn.results.items():
         listing = tools.get(part.tool_name) or ToolListing(part.tool_name, "", {})
-        call = Call(listing, turn.calls[call_id].args_as_dict() if call_id in turn.calls else {})
+        call = Call(listing, dict(turn.calls[call_id].arguments) if call_id in turn.calls else {})
         by_host = entries(part)
         if part.outcome == "success" and not by_host:
             left.append(str(part.content))

@@ -11,6 +11,7 @@ from typing import Any
 from anvyl_mcp.core import text
 from anvyl_mcp.core.values.day_words import DayWords
 from anvyl_mcp.core.values.history_words import NOT_KEPT, OUTSIDE, WHO, clock_words, state_words
+from anvyl_mcp.orchestrator.language.questions import says
 from anvyl_mcp.orchestrator.language.vocabulary import meaning, meanings
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.history.merged_history import HostClock, moment_of
@@ -28,6 +29,7 @@ ASKED = {
     "pause": ("paused",),
     "rename": ("renamed",),
     "update": ("updated", "created"),
+    "change": ("",),
     "run": ("started", *ENDS),
     "stopped": ENDS,
     "running": ENDS,
@@ -36,19 +38,11 @@ ASKED = {
 """What the entries are called that a question with this verb is about, the best first."""
 PLAIN_DEED = re.compile(r"(?:stopped|killed|restarted|started|created|removed|paused|unpaused|renamed)(?: and \w+)?")
 """Deeds that fit between who did it and to what."""
-WHY = re.compile(r"\b(?:why|how\s+come|what\s+(?:caused|made|killed|crashed))\b", re.IGNORECASE)
-LAST_RUN = re.compile(r"\b(?:last|still)\b.*\b(?:run|ran|running|up|alive|online)\b", re.IGNORECASE)
-ABOUT_ONE = re.compile(
-    r"\b(?:who|when|why|how\s+come|last\s+time|caused|how\s+(?:often|many\s+times))\b|^\W*(?:did|has|have|was|were)\b",
-    re.IGNORECASE,
-)
 IS_IT_SO = re.compile(r"^\W*(?:did|has|have|was|were)\b", re.IGNORECASE)
-HOW_OFTEN = re.compile(r"\bhow\s+(?:often|frequently|many)\b", re.IGNORECASE)
-LOGGED = re.compile(r"\b(?:logs?|logged|wrote|written|printed|said|lines|words|output)\b", re.IGNORECASE)
-RAN = re.compile(r"\b(?:was|were)\b.*\b(?:running|up|online|alive)\b|\bran\b", re.IGNORECASE)
 DISK = frozenset({"disk", "full", "space", "storage", "filling", "fill"})
 LINES = 8
 LINES_ALONE = 50
+NO_END = "No end of it was recorded in that time."
 NOTHING = "Nothing like that was recorded in that time."
 SHOWN_HOSTS = 8
 MOST_RANKED = 3
@@ -133,30 +127,28 @@ def _entries(results: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
 def _of_events(
     question: str, name: str, results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry]
 ) -> list[str]:
-    days = DayWords()
-    verbs = _verbs(question)
+    days, is_it_so = DayWords(), IS_IT_SO.search(question) is not None
+    stems = _stems(question)
     states = [f"{state_words(result, days, host)}." for host, result in results.items() if result.get("state")]
-    if name and LAST_RUN.search(question) and states:
+    if name and states and says("last_run", question):
         return states
-    if name and LOGGED.search(question):
+    if name and says("logs", question):
         return _before_end(name, entries, days, states)
-    if verbs and HOW_OFTEN.search(question):
-        return [_counted(name, verbs[0], entries, days), *states]
-    if not ABOUT_ONE.search(question) or (not verbs and (not name or IS_IT_SO.search(question))):
+    if stems and says("how_often", question):
+        return [_counted(name, stems, entries, days), *states]
+    about_one = is_it_so or any(says(form, question) for form in ("who", "when_did", "why", "how_often"))
+    if not about_one or not (stems or (name and not is_it_so)):
         if not entries:
             return [f"Nothing was recorded on {text.join_names(list(results))} in that time.", *states]
         if not name:
             return _listed(results, entries, days)
-        return [entries[0].sentence(days), *_last_lines(entries[:1]), *states]
-    stems = verbs[0] if verbs else ENDS
-    matching = _matching(stems, entries, exact=not name or (stems is ENDS and bool(IS_IT_SO.search(question))))
+        return [entries[0].sentence(days), *_last_lines(entries[0]), *states]
+    matching = _matching(stems or ENDS, entries, exact=not name or (stems is ENDS and is_it_so))
     if not matching:
-        nothing = "No end of it was recorded in that time." if stems is ENDS and name else NOTHING
-        return [nothing, *([entries[0].sentence(days)] if name and entries else []), *states]
-    lines = [matching[0].sentence(days)]
-    if WHY.search(question):
-        return [*lines, *_last_lines(matching[:1]), *states]
-    return [*lines, *(one.sentence(days) for one in matching[1:MOST_RANKED] if not name), *states]
+        nothing = NO_END if name and (stems or ENDS) is ENDS else NOTHING
+        return [nothing, *(one.sentence(days) for one in entries[:1] if name), *states]
+    lines = [one.sentence(days) for one in matching[: 1 if name or says("why", question) else MOST_RANKED]]
+    return [*lines, *(_last_lines(matching[0]) if says("why", question) else ()), *states]
 
 
 def _listed(results: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], days: DayWords) -> list[str]:
@@ -187,10 +179,10 @@ def _before_end(name: str, entries: Sequence[Entry], days: DayWords, states: Seq
     return [f"The last lines of {name} before this: {ended[0].sentence(days)}", *lines]
 
 
-def _verbs(question: str) -> list[Sequence[str]]:
-    """What the verbs of a question are about: `stopped` and `killed` like `stop`."""
-    words = [(word, word[:-1], word[:-2], word[:-3]) for word in re.findall(r"[a-z]+", question.lower())]
-    return [found[0] for forms in words if (found := [ASKED[verb] for one in forms if (verb := meaning(one)) in ASKED])]
+def _stems(question: str) -> Sequence[str]:
+    """What the first verb of a question is about: `stopped` and `killed` like `stop`; empty without one."""
+    forms = [one for word in re.findall(r"[a-z]+", question.lower()) for one in (word, word[:-1], word[:-2], word[:-3])]
+    return next((ASKED[verb] for one in forms if (verb := meaning(one)) in ASKED), ())
 
 
 def _matching(stems: Sequence[str], entries: Sequence[Entry], *, exact: bool) -> list[Entry]:
@@ -200,8 +192,8 @@ def _matching(stems: Sequence[str], entries: Sequence[Entry], *, exact: bool) ->
     return next((found for stem in stems if (found := [one for one in entries if stem in one.what])), [])
 
 
-def _last_lines(entries: Sequence[Entry]) -> list[str]:
-    lines = [str(line) for entry in entries for line in entry.fields.get("lines") or ()]
+def _last_lines(entry: Entry) -> list[str]:
+    lines = entry.fields.get("lines") or ()
     return ["Its last lines:", *(f"  {line}" for line in lines[-LINES:])] if lines else []
 
 
@@ -215,7 +207,7 @@ def _of_usage(question: str, name: str, results: Mapping[str, Mapping[str, Any]]
     rows = [(host, row) for host, result in results.items() for row in result.get("usage") or ()]
     if not rows:
         return [f"No usage was recorded on {text.join_names(list(results))} in that time."]
-    if not name and RAN.search(question) and not words & {"memory", "cpu"}:
+    if not name and says("ran", question) and not words & {"memory", "cpu"}:
         return [_that_ran(host, result) for host, result in results.items()]
     measures = [one for one in ("memory", "cpu") if one in words] or ["memory", "cpu"]
     if not name and ({"container", "which"} <= words or "most" in words):
