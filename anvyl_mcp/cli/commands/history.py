@@ -38,7 +38,7 @@ def history(
     from anvyl_mcp.cli.runtime import output
     from anvyl_mcp.cli.runtime.runner import run_command
     from anvyl_mcp.core.errors import InvalidInput, did_you_mean
-    from anvyl_mcp.core.values.time_arguments import make_exact
+    from anvyl_mcp.core.values.time_arguments import make_exact, remark_on
     from anvyl_mcp.peers.changes import outcome
     from anvyl_mcp.peers.history.merged_history import TOOL, read_history
 
@@ -55,6 +55,8 @@ def history(
             # A time that cannot be read is one error, not one of each host.
             exact = make_exact(node.fleet.tool(TOOL).arguments, arguments)
             found = await read_history(node.fleet, hosts, exact)
+        for remark in filter(None, map(remark_on, (since, until))):
+            output.print_message(f"note:  {remark}")
         if as_json:
             output.print_json(_document(found))
         else:

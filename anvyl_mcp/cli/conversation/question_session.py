@@ -15,6 +15,7 @@ from anvyl_mcp.cli.runtime.approval_prompt import ApprovalPrompt, prompt_for_hos
 from anvyl_mcp.cli.runtime.runner import attended
 from anvyl_mcp.core import text
 from anvyl_mcp.core.errors import AnvylError, Cancelled
+from anvyl_mcp.orchestrator.ask import report
 from anvyl_mcp.orchestrator.question import Decide, Proposal, Question
 from anvyl_mcp.orchestrator.reply import Reply
 from anvyl_mcp.orchestrator.run import EndReason, Run
@@ -153,9 +154,12 @@ class QuestionSession:
         by_rules = reply.mode == "rules"
         succeeded = reply.error is None and (not reply.calls or any(call.ok for call in reply.calls))
         answer = _without_error(reply.answer, reply.error) if succeeded or not by_rules else ""
+        counted = bool(answer) and by_rules and report.HOW_MANY.search(self._run.question.text)
         for name, done in self._fresh():
             # The answer always describes changes, too.
             tool = self._fleet.tool(name)
+            if counted and text.rows_field(tool.output_schema):
+                continue
             in_answer = bool(answer) and not reply.waiting and (by_rules or not tool.reads)
             output.print_outcomes(tool, done, tables_only=in_answer, failures=not in_answer)
         if by_rules and not reply.waiting:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from anvyl_mcp.core.values.time_phrases import is_duration, local_zone, parse_since, parse_until
+from anvyl_mcp.core.values.time_phrases import is_duration, local_zone, parse_interval, parse_since, parse_until
 
 MARK = "x-time"
 """Schema key of an argument that is a time: `since` if its beginning counts, `until` if its end does."""
@@ -28,3 +28,14 @@ def make_exact(schemas: Mapping[str, Any], arguments: Mapping[str, Any]) -> Mapp
             parse = parse_until if bound == "until" else parse_since
             exact[name] = parse(words, datetime.now(UTC), local_zone()).isoformat(timespec="seconds")
     return exact if marked else arguments
+
+
+def remark_on(words: str) -> str:
+    """How a time in words was taken that may stand for two times, or empty.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    if not words.strip() or is_duration(words):
+        return ""
+    return parse_interval(words, datetime.now(UTC), local_zone()).remark

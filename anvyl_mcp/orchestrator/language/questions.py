@@ -177,7 +177,8 @@ def _noun(lower: str) -> str:
     for word in ([match[1]] if match else []) + re.findall(r"\w+", lower):
         if meaning(word) in NOUNS:
             return meaning(word)
-    return "host" if lower.startswith("who") else ""
+    # Who has something is a host, who uses something a container.
+    return "host" if lower.startswith("who") and not USING.match(lower) else ""
 
 
 def _bound(lower: str) -> int:

@@ -18,6 +18,7 @@ from anvyl_mcp.peers.connection.listing import ToolListing
 _FORMS = words_of_language("en")["judgement"]
 RIGHTS, ADVICE, UNDO = (re.compile(any_of(_FORMS[name]), re.IGNORECASE) for name in ("rights", "advice", "undo"))
 OTHERS = re.compile(r"(?i)who\b")
+BE_DONE = re.compile(r"\b(?:be|(?:get|have)\s+(?:\S+\s+){1,4}?)\s*$")
 FACTS = "no rule can judge that or what would come of it; this is how things are now"
 
 
@@ -49,6 +50,6 @@ def _changes(words: str, tools: Iterable[ToolListing]) -> bool:
     said = words.lower()
     for verb in {verb for tool in tools if not tool.reads for verb in verbs_of(tool)} - {"run"}:
         imperative, passive = forms_of(verb)
-        if imperative.search(said) or any(said[: done.start()].endswith("be ") for done in passive.finditer(said)):
+        if imperative.search(said) or any(BE_DONE.search(said[: done.start()]) for done in passive.finditer(said)):
             return True
     return False

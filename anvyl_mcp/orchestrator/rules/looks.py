@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from anvyl_mcp.core.errors import NotUnderstood
@@ -50,13 +50,17 @@ OF_ITS_OWN = 0.9
 """Score of words matched by no other tool from which a second tool is called too."""
 MOST_OBJECTS = 4
 LAST_LINES = 20
-_ASKED = words_of_language("en")["questions"]
-BROKEN = re.compile(any_of(_ASKED["broken"]), re.IGNORECASE)
-"""Questions about what is wrong, without a named object."""
-TROUBLE = re.compile(any_of([*_ASKED["broken"], *_ASKED["wrong"]]), re.IGNORECASE)
-"""Questions about what is wrong with an object, answered from its state and log."""
+OF_ANOTHER_KIND = re.compile(r"[\w.-]+\s+(?:volume|network)\b|\b(?:volume|network)\s+(?:(?:called|named)\s+)?[\w.-]+")
+"""Names that are no container's."""
 PRONOUN = re.compile(r"(?i)\b(?:its?|they|them|their)\b")
 PLACING = re.compile(r"(?i)(?:on|at|across|from|in|for|of|everywhere|wherever)\b")
+
+
+@cache
+def _asks_about(*entries: str) -> re.Pattern[str]:
+    """Pattern for questions about what is `broken`, or also about what is `wrong` with a named object."""
+    words = words_of_language("en")["questions"]
+    return re.compile(any_of([form for entry in entries for form in words[entry]]), re.IGNORECASE)
 
 
 @dataclass
@@ -182,7 +186,7 @@ class Looks:
         ours = {word for tool in self._tools for cue in cues_of(tool) for word in cue}
         words = [
             word
-            for word in re.findall(r"[a-z][\w.-]*", rest.lower())
+            for word in re.findall(r"[a-z][\w.-]*", OF_ANOTHER_KIND.sub(" ", rest.lower()))
             if len(word) > 2 and word not in EMPTY and word not in STANDS_FOR and stem(word) not in ours
         ]
         return sorted({one.name for one in resolve.best_matches(words, objects)})
@@ -261,11 +265,13 @@ class Looks:
     async def _scored(self, asked: Asked) -> Look:
         """The tools with the best score for the words."""
         of_hosts = bool(asked.host) or bool(HOSTS.search(asked.masked))
-        ranked = await ReaderThread().run(partial(ranking, asked.rest, self._tools, asked.names, of_hosts=of_hosts))
+        deciding = unknown_words.NEWNESS & set(stems(asked.rest))
+        tools = [one for one in self._tools if any(deciding & set(cue) for cue in cues_of(one))] or self._tools
+        ranked = await ReaderThread().run(partial(ranking, asked.rest, tools, asked.names, of_hosts=of_hosts))
         phrase = phrase_tool(asked.rest, self._tools, asked.names, self._quoted)
         chosen = [phrase] if phrase else self._chosen(ranked, asked)
         of_containers = not chosen or chosen[0].required or aggregate.listed(chosen[0]) == "container"
-        if of_containers and not asked.names and not phrase and BROKEN.search(asked.masked):
+        if of_containers and not asked.names and not phrase and _asks_about("broken").search(asked.masked):
             chosen, names = await self._troubled(asked.host)
             asked = replace(asked, names=names)
         calls = []
@@ -285,12 +291,12 @@ class Looks:
         return lists + [one for one in self._of_one if names and "tail" in one.arguments], names
 
     def _chosen(self, fits: Sequence[Fit], asked: Asked) -> list[ToolListing]:
-        if asked.names and TROUBLE.search(asked.rest) and len(asked.names) <= MOST_OBJECTS:
+        if asked.names and _asks_about("broken", "wrong").search(asked.rest) and len(asked.names) <= MOST_OBJECTS:
             return self._of_one
         if not fits or fits[0].weight < LEAST:
             return [] if self._strict else self._shown(asked)
-        best, second = fits[0], fits[1]
-        if second.weight * CLEARLY > best.weight:
+        best, second = fits[0], fits[1] if len(fits) > 1 else None
+        if second and second.weight * CLEARLY > best.weight:
             apart = all(fit.weight >= OF_ITS_OWN and fit.words for fit in (best, second))
             if apart and not best.words & second.words and not asked.names:
                 return [best.listing, second.listing]
@@ -318,7 +324,7 @@ class Looks:
         states = {word for word in meanings(said) if word in STATES}
         if "all" in listing.arguments and (names or (ALSO_STOPPED.search(said) and states != {"running"})):
             given["all"] = True
-        if "tail" in listing.arguments and "tail" not in given and TROUBLE.search(said):
+        if "tail" in listing.arguments and "tail" not in given and _asks_about("broken", "wrong").search(said):
             given["tail"] = LAST_LINES
         argument = next(iter(listing.names), "name" if "name" in listing.arguments else "")
         if listing.names.get(argument) == "stack":

@@ -34,6 +34,8 @@ NEVER = english("unsupported", "never")
 """Verbs of requests that have nothing to do with containers."""
 UNMET = english("unsupported", "asked")
 """Words of questions that must not be left out of the answer."""
+NEWNESS = frozenset(map(stem, english("unsupported", "newness")))
+"""Stems of words that only a tool with such a word answers."""
 ASKED_OF_ONE = english("words", "asked_of_one")
 """Words that ask for everything about one object."""
 NOUNS = kinds_said("container")

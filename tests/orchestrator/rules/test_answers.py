@@ -57,6 +57,7 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("who stopped web?", ["ops stopped web on nas at 02:00 (exit code 143).", STATE]),
         ("who started web?", ["web was started outside Anvyl on nas at 02:05.", STATE]),
+        ("who changed web?", [CRASH, STATE]),
         ("who removed web?", ["Nothing like that was recorded in that time.", CRASH, STATE]),
         ("why did web crash?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),
         ("why did web restart?", [CRASH, "Its last lines:", "  starting", "  no route to db", STATE]),

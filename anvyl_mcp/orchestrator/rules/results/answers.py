@@ -145,12 +145,20 @@ def answer(tools: Mapping[str, ToolListing], turn: Turn) -> str:
             why = OUTCOMES.get(part.outcome)
             left.append(not_done(call, why) if why else f"Could not {call}: {part.content}")
         elif listing.reads:
-            looks += sentences_for(turn.question, call, by_host)
+            new = _without_repeats(by_host, looks)
+            looks += sentences_for(turn.question, call, new) if new else []
         else:
             changes += outcomes_of(call, by_host)
     if not changes and turn.results and all(part.outcome == "denied" for part in turn.results.values()):
         left = [CANCELLED]
     return text.clean("\n".join([*wording.report(changes), *looks, *left]))
+
+
+def _without_repeats(by_host: Mapping[str, Any], said: Sequence[str]) -> dict[str, Any]:
+    """The results but those whose every line was said: the log of what ended, after the history of its end."""
+    known = {line.strip() for sentence in said for line in sentence.splitlines()}
+    lines = {host: {line.strip() for line in str(entry["text"]).splitlines()} for host, entry in by_host.items()}
+    return {host: entry for host, entry in by_host.items() if not lines[host] or lines[host] - known}
 
 
 def announcement(later: Sequence[Call]) -> str:
