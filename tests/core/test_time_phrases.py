@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from anvyl_mcp.core.errors import InvalidInput
+from anvyl_mcp.core.values.time_arguments import remark_on
 from anvyl_mcp.core.values.time_phrases import local_zone, parse_interval, parse_since, parse_until, read_interval
 
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
@@ -212,3 +213,11 @@ def test_the_name_of_the_present_day_is_taken_as_a_week_ago_and_that_is_said() -
     for words in ("since last monday", "since saturday"):
         clear = read_interval(words, MONDAY, BERLIN)
         assert clear and not clear.remark
+
+
+def test_an_argument_that_names_the_present_day_is_remarked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    today = f"{datetime.now(UTC):%A}".lower()
+
+    assert remark_on(today).startswith(f"`{today}` taken as {today.title()} a week ago")
+    assert [remark_on(words) for words in ("", "24h", "yesterday", "last " + today)] == [""] * 4

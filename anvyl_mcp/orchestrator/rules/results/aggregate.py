@@ -86,7 +86,7 @@ def sentences(
             lines += _figures(query, measure, found)
             if query.wants is Wants.EXTREME:
                 break
-    if fitting and results and not lines:
+    if fitting and results and not lines and (subject or "celsius" in query.words):
         word = "temperature" if "celsius" in query.words else text.join_names(sorted(query.words))
         place = text.join_names(list(results))
         return [f"The {word} of {f'{subject} on {place}' if subject else place} is not known: there are no figures."]
