@@ -7,7 +7,7 @@ question about the past, about something unknown or with an order in it is never
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -30,7 +30,6 @@ from anvyl_mcp.orchestrator.language.vocabulary import (
     STANDS_FOR,
     STATES,
     is_name,
-    meaning,
     meanings,
 )
 from anvyl_mcp.orchestrator.reader_thread import ReaderThread
@@ -40,7 +39,16 @@ from anvyl_mcp.orchestrator.rules.orders.scene import Scene
 from anvyl_mcp.orchestrator.rules.orders.words import WORD
 from anvyl_mcp.orchestrator.rules.results import aggregate
 from anvyl_mcp.orchestrator.rules.results.answers import Call
-from anvyl_mcp.orchestrator.rules.tool_scores import HOSTS, LEAST, Fit, cues_of, phrase_tool, ranking
+from anvyl_mcp.orchestrator.rules.tool_scores import (
+    HOSTS,
+    LEAST,
+    Fit,
+    choices,
+    cues_of,
+    names_all,
+    phrase_tool,
+    ranking,
+)
 from anvyl_mcp.peers.connection.listing import ToolListing
 from anvyl_mcp.peers.hosts import registry
 
@@ -97,7 +105,7 @@ class Looks:
         self._quoted = quoted
         self._strict = strict
         self._tools = [one for one in scene.tools.values() if one.reads]
-        self._of_one = [one for one in self._tools if one.toolset == "containers" and one.required and _names_all(one)]
+        self._of_one = [one for one in self._tools if one.toolset == "containers" and one.required and names_all(one)]
         self._words = unknown_words.Vocabulary(scene)
 
     async def read(self, masked: str) -> Look:
@@ -247,11 +255,11 @@ class Looks:
         if query.wants is Wants.AMOUNT and len(asked.names) > 1:
             return None
         subject = asked.names[0] if asked.names and query.wants is Wants.AMOUNT else ""
-        fitting = [one for one in self._tools if (one.names and _names_all(one) if subject else not one.required)]
+        fitting = [one for one in self._tools if (one.names and names_all(one) if subject else not one.required)]
         listing = aggregate.chosen(query, fitting, of_one=bool(subject))
         if listing is None:
             return None
-        values = _choices(listing, query.words)
+        values = choices(listing, query.words)
         if "all" in listing.arguments and query.wants in (Wants.WHERE, Wants.TROUBLE):
             values["all"] = True
         if subject:
@@ -320,7 +328,7 @@ class Looks:
     def _about(self, listing: ToolListing, values: Mapping[str, Any], asked: Asked) -> list[dict[str, Any]]:
         """Arguments of each call: one per named object, if the tool takes one."""
         names, said = asked.names, asked.rest
-        given = {name: value for name, value in values.items() if name != "name"} | _choices(listing, set(stems(said)))
+        given = {name: value for name, value in values.items() if name != "name"} | choices(listing, set(stems(said)))
         states = {word for word in meanings(said) if word in STATES}
         if "all" in listing.arguments and (names or (ALSO_STOPPED.search(said) and states != {"running"})):
             given["all"] = True
@@ -356,21 +364,6 @@ class Looks:
             and not resolve.best_matches([word.lower()], meant)
         ]
         return list(dict.fromkeys(unmask(word, self._quoted) for word in found))
-
-
-def _names_all(listing: ToolListing) -> bool:
-    """Whether all that a tool requires is the name of an object."""
-    return not listing.required or list(listing.required) == list(listing.names)
-
-
-def _choices(listing: ToolListing, said: Set[str]) -> dict[str, Any]:
-    """Values of a tool's arguments that the words choose: what processes are sorted by."""
-    return {
-        name: choice
-        for name, schema in listing.arguments.items()
-        for choice in reversed(schema.get("enum", ()))
-        if {meaning(choice), stem(choice)} & said
-    }
 
 
 def _parts(value: str) -> list[str]:

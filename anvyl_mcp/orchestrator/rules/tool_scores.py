@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 from anvyl_mcp.core import text
 from anvyl_mcp.orchestrator.language import phrases, questions
@@ -124,3 +125,18 @@ def _shows(tool: ToolListing, said: Set[str]) -> bool:
     """Whether a tool shows a part of an object in detail that is asked for: `which networks does web use`."""
     parts = text.resolve_schema(tool.output_schema).get("properties", {}) if tool.required else {}
     return any(stem(name) in said for name, schema in parts.items() if schema.get("type") in ("array", "object"))
+
+
+def names_all(listing: ToolListing) -> bool:
+    """Whether all that a tool requires is the name of an object."""
+    return not listing.required or list(listing.required) == list(listing.names)
+
+
+def choices(listing: ToolListing, said: Set[str]) -> dict[str, Any]:
+    """Values of a tool's arguments that the words choose: what processes are sorted by."""
+    return {
+        name: choice
+        for name, schema in listing.arguments.items()
+        for choice in reversed(schema.get("enum", ()))
+        if {meaning(choice), stem(choice)} & said
+    }
