@@ -176,7 +176,6 @@ SHORT = {
     "orchestrator.models.model_routing": "the choice between two models",
     "orchestrator.whole_answer": "the base class of every model that answers in one piece",
     "peers.fleet.result_schema": "the check of what a lying peer answers",
-    "core.values.time_arguments": "one idea: whose clock and time zone a word like `yesterday` means",
     "peers.gateway.fenced_answers": "where untrusted output is fenced: easy to find and to review",
     "peers.gateway.host_argument": "the argument that the gateway and the agent add to each tool",
     "server.calls.response_meta": "shared by everything below a call",
