@@ -55,6 +55,8 @@ BE_DONE = re.compile(
     r"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be"
     r"|(?:want|like|need|(?<!i )(?<!we )(?:have|get))\s+(?:\S+\s+){0,4})\s*$"
 )
+PLAIN_PART = r"(?<![^\s])[^\s\[\]()|*…]+(?![^\s])"
+"""Of a form: neither optional nor one of several."""
 AT_THE_END = r"(?=\W*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as|back)\b)|\s*[,;.!])"
 
 
@@ -112,11 +114,29 @@ def clauses(masked: str, tools: Iterable[ToolListing]) -> list[Clause]:
 
 
 @lru_cache(maxsize=256)
+def _ways_of(verb: str) -> list[str]:
+    """Forms of a verb and what means the same, the longest first."""
+    same = [word for word, stands in STANDS_FOR.items() if stands == verb]
+    return sorted({verb, *words_of_language("en")["verbs"].get(verb, ()), *same}, key=len, reverse=True)
+
+
+@lru_cache(maxsize=256)
+def _marks_of(verb: str) -> frozenset[str]:
+    """A word of each form, without which the form is not in a text."""
+    forms = [*_ways_of(verb), *words_of_language("en")["done"].get(verb, ())]
+    return frozenset(max(re.findall(PLAIN_PART, form) or [""], key=len) for form in forms)
+
+
+def may_contain(said: str, verb: str) -> bool:
+    """Whether a form of a verb may be in a text in lower case; cheap, so that few patterns have to be compiled."""
+    return any(mark in said for mark in _marks_of(verb))
+
+
+@lru_cache(maxsize=256)
 def forms_of(verb: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Patterns for a verb in imperative and in passive form; gaps are groups."""
     english = words_of_language("en")
-    ways = [verb, *english["verbs"].get(verb, ()), *(word for word, stands in STANDS_FOR.items() if stands == verb)]
-    ways = sorted(set(ways), key=len, reverse=True)
+    ways = _ways_of(verb)
     simple = [word for word in ways if re.fullmatch(r"[a-z]+", word)]
     ending = [any_of([way]) + (AT_THE_END if way.endswith(" on") and "…" in way else "") for way in ways]
     imperative = f"(?:{'|'.join(ending)})(?! (?:sure|polic))"
@@ -135,6 +155,8 @@ def words_after(said: str, verbs: Iterable[str]) -> list[str]:
 
 def _is_ordered(verb: str, clause: str, *, asking: bool) -> bool:
     """Whether a clause requests this change: at its beginning, or anywhere if it is not a question."""
+    if not may_contain(clause, verb):
+        return False
     form, done = forms_of(verb)
     for match in form.finditer(clause):
         before = clause[: match.start()]

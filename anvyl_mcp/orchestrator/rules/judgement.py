@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from anvyl_mcp.core.errors import NotUnderstood
-from anvyl_mcp.orchestrator.language.intent import forms_of, verbs_of
+from anvyl_mcp.orchestrator.language.intent import forms_of, may_contain, verbs_of
 from anvyl_mcp.orchestrator.language.lexicon import any_of, words_of_language
 from anvyl_mcp.orchestrator.language.vocabulary import LEAD_IN
 from anvyl_mcp.peers.connection.listing import ToolListing
@@ -49,6 +49,8 @@ def _changes(words: str, tools: Iterable[ToolListing]) -> bool:
     """Whether the words hold the verb of a change: `restart web`, `web be restarted`."""
     said = words.lower()
     for verb in {verb for tool in tools if not tool.reads for verb in verbs_of(tool)} - {"run"}:
+        if not may_contain(said, verb):
+            continue
         imperative, passive = forms_of(verb)
         if imperative.search(said) or any(BE_DONE.search(said[: done.start()]) for done in passive.finditer(said)):
             return True
