@@ -34,7 +34,12 @@ OPTIONS: dict[str, str] = {
 }
 """Phrases for arguments of this name."""
 MORE = {
-    "grep": r"(?:any|the|only)?\s*(?P<value>errors?|warnings?)(?:\s+(?:lines?|messages?))?(?:\s+(?:in|from|of)(?=\s))?"
+    "network": r"(?:(?:attached|connected|joined|hooked\s+up)\s+)?(?:to|on|in|into)\s+(?:the\s+)?"
+    rf"(?P<value>{NAME})\s+network",
+    "ports": r"(?:on\s+)?(?:ports?\s+)?(?P<value>\d+)\s+(?:(?:mapped\s+)?to\s+"
+    r"|(?:outside|external(?:ly)?|on\s+the\s+(?:host|outside))(?:\s*,)?\s+(?:(?:to|and|for)\s+)?)"
+    r"(?:port\s+)?(?P<inside>\d+)(?:\s+(?:inside|internal(?:ly)?|in\s+(?:it|the\s+container)))?",
+    "grep": r"(?:any|the|only)?\s*(?P<value>errors?|warnings?)(?:\s+(?:lines?|messages?))?(?:\s+(?:in|from|of)(?=\s))?",
 }
 UNIT = r"(?:s|secs?|seconds?|m|mins?|minutes?|h|hours?)\b"
 ENTRY = r"[^\s,]*[:=/\d][^\s,]*"
@@ -47,9 +52,8 @@ def take_options(
     values: dict[str, Any] = {}
 
     def given(match: re.Match[str], argument: str) -> str:
-        _put(
-            values, argument, arguments.get(argument, {}), unmask(match.groupdict("true").get("value", "true"), quoted)
-        )
+        value = ":".join(part for name in ("value", "inside") if (part := match.groupdict().get(name)))
+        _put(values, argument, arguments.get(argument, {}), unmask(value or "true", quoted))
         return " " * len(match[0])
 
     def pair(match: re.Match[str]) -> str:
@@ -76,7 +80,7 @@ def _ways(argument: str, schema: Mapping[str, Any]) -> list[str]:
             ways.append(rf"--{argument}" if argument == "volumes" else rf"-?-?{argument}")  # `its volumes` may stay
         case "array":
             ways.append(rf"(?:on\s+)?{argument.removesuffix('s')}s?\s+(?P<value>{ENTRY}(?:(?:,\s*|\s+and\s+){ENTRY})*)")
-        case "string" if "default" in schema and not ways:
+        case "string" if "default" in schema and argument not in OPTIONS:
             ways.append(rf"(?<=with\s){argument}(?:\s+(?:of|is|to))?\s+(?P<value>\S+)")
     return ways
 

@@ -34,7 +34,7 @@ ASKS = re.compile(
     r"|gimme|tail|last\s+\d+|(?:on|in|at|for|since)\s+(?:which|what|when|how)|just\s+the|env|(?:disk|uptime|cpu|memory)(?!\s+(?:(?:on|of)\s+\S+\s+)?(?:is|was)\b)"
     r"|print|report|summari[sz]e|explain|ls|ps|logs?|stats|status|info|name"
     r"|get(?!\s+(?:rid|an?\s+\S+\s+(?:called|named)\b|(?:\S+\s+){1,4}(?:up|back|down|online|offline|going|running|started|image)))"
-    r"|give(?!\s+(?:it|them|(?:\S+\s+){1,3}(?:kick|bounce|restart|reboot|start))))\b"
+    r"|give(?!\s+(?:it|them|(?:\S+\s+){1,6}?(?:kick|bounce|restart|reboot|start))))\b"
 )
 """Beginnings of clauses that only ask."""
 QUESTION = re.compile(

@@ -91,6 +91,11 @@ USING = re.compile(
 HOW_MUCH = re.compile(
     r"\bhow\s+(?:much|many|long|full|hot|warm|big|large|busy)\b|\b(?:usage|use|using|uptime|temperature)\b"
 )
+OF_IMAGES = re.compile(r"\b(?!(?:lat|new|old)est\b)[a-z]{3,}est\b")
+"""Superlatives; whatever one says of an image, like `fattest`, is about its size."""
+ON_A_HOST = re.compile(
+    rf"\b(?:on|at|from|in|of)\s+(?:(?:the|my|our)\s+)?(?!(?:which|what|all|any|every|each|the|my|our)\b)[\w.-]+\s+{HOST}\b"
+)
 PAUSE = re.compile(r"[,;:.-]+\s+")
 UNUSED = re.compile(
     r"(?i)(?:(?:which|what|show|list|are\s+there)\s+)?(?:any\s+|the\s+)?(?:unused\s+(?P<noun>volumes?|networks?)"
@@ -142,14 +147,15 @@ def _whole(asked: str, wants: Wants) -> Query | None:
 
 def _measured(lower: str) -> Query | None:
     """A question about a measure of something that is counted or compared, in small letters."""
+    lower = ON_A_HOST.sub(" ", lower)  # `the gpu box` is not what is compared
     words_said = SIZED.sub(" ", lower)
     typed = re.findall(r"[a-z][a-z0-9-]*", words_said)
     said = frozenset(meanings(words_said)) | frozenset(typed)
-    words = {MEASURED.get(word, word) for word in said} | {
-        SUPERLATIVES[word][1] for word in typed if word in SUPERLATIVES
-    }
-    words |= {"uptime"} if LASTING.search(lower) else set()
-    kinds, nouns, noun, bound = frozenset(words & KINDS), frozenset(words & NOUNS), _noun(lower), _bound(lower)
+    noun, bound = _noun(lower), _bound(lower)
+    words = {MEASURED.get(word, word) for word in said} | ({"uptime"} if LASTING.search(lower) else set())
+    if noun != "image":  # the only measure of an image is its size
+        words |= {SUPERLATIVES[word][1] for word in typed if word in SUPERLATIVES}
+    kinds, nouns = frozenset(words & KINDS), frozenset(words & NOUNS)
     if OF_DOCKER.search(lower) or not (kinds or nouns or bound):
         return None
     query = Query(Wants.AMOUNT, kinds, noun, free=bool(said & FREE), together="together" in said, said=said)
@@ -161,7 +167,8 @@ def _measured(lower: str) -> Query | None:
         room = kinds or frozenset({"memory", "disk"})
         return replace(query, wants=Wants.BEYOND, words=room, noun="host", free=True, bound=bound)
     using = USING.match(lower)
-    if kinds if using else said & ENDS and (kinds or nouns):
+    ends = said & ENDS or (noun == "image" and OF_IMAGES.search(lower))
+    if kinds if using else ends and (kinds or nouns):
         least = any(word in LEAST or SUPERLATIVES.get(word, (False, ""))[0] for word in typed)
         biggest = noun == "image" or said & {"biggest", "largest", "smallest"}
         compared = kinds or nouns - {noun} or frozenset({"size"} if biggest else ())

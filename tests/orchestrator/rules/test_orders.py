@@ -67,6 +67,16 @@ NAS = {("photos", "nas"), ("cache", "nas"), ("grafana", "nas"), ("vault", "nas")
         ("if worker is stopped, restart grafana", {("grafana", "nas")}, "worker is exited on web1"),
         ("make sure worker is running", {("worker", "web1")}, "worker is exited"),
         ("restart the ones with team=ops", {("grafana", "nas")}, "grafana on nas"),
+        (
+            "restart all containers based on the redis image",
+            {("cache", "nas"), ("cache", "web1")},
+            "from the image redis",
+        ),
+        ("stop the container that listens on port 11434", {("ollama", "gpu")}, "on port 11434"),
+        ("remove the volumes on nas that nothing uses", {("old-backups", "nas")}, "that no container uses"),
+        ("everything unhealthy: restart them", {("photos", "nas")}, ""),
+        ("stop ollama and start trainer instead", {("ollama", "gpu")}, ""),
+        ("prune the stopped containers on gpu", {("None", "gpu")}, ""),
         ("remove every container that exited with code 1", {("backup", "nas"), ("old-trainer", "gpu")}, "exit code 1"),
         (
             "remove the containers on nas and gpu that ended with exit code 1.",
@@ -224,6 +234,30 @@ async def test_a_misspelled_verb_needs_an_answer_of_its_own() -> None:
     [proposal] = reply.proposals
     assert (proposal.tool, proposal.hosts) == ("restart_container", ["nas"])
     assert not proposal.covered and "restrat" in proposal.why
+
+
+@pytest.mark.parametrize(
+    ("order", "options"),
+    [
+        ("run nginx:1.27 as page on web2 with port 8081 to 80", {"ports": ["8081:80"]}),
+        ("run nginx:1.27 as page on web2, port 8081 outside, 80 inside", {"ports": ["8081:80"]}),
+        ("run nginx:1.27 as page on web1 in the frontend network", {"network": "frontend"}),
+        ("run nginx:1.27 as page on web1 with network frontend", {"network": "frontend"}),
+    ],
+)
+async def test_options_in_words(order: str, options: dict[str, object]) -> None:
+    reply = await ask(order)
+
+    [proposal] = reply.proposals
+    assert options.items() <= proposal.arguments.items()
+
+
+@pytest.mark.parametrize("order", ["stop the containers on port 9999", "restart all that use the mongo image"])
+async def test_a_filter_that_fits_nothing_changes_nothing(order: str) -> None:
+    reply = await ask(order)
+
+    assert reply.proposals == []
+    assert "Nothing to" in reply.answer
 
 
 @pytest.mark.parametrize("order", ["reboot the nas", "shut down nas", "stop web1", "restart both web machines"])

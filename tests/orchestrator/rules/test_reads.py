@@ -238,3 +238,19 @@ async def test_words_that_change_a_commands_meaning_prevent_it_from_being_propos
     for phrase in CHANGING:
         reply, simulation = await ask(frame.format(phrase.replace("container nginx", "nginx")))
         assert not reply.proposals and not simulation.done, frame.format(phrase)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("what is the chubbiest image on gpu?", "lab/trainer:5 on gpu is the largest"),
+        ("which one is the heaviest image?", "is the largest"),
+        ("what is bound to port 11434?", "ollama"),
+        ("is anything listening on port 11434", "ollama"),
+        ("what is eating the memory on the gpu box?", "ollama on gpu uses the most memory"),
+    ],
+)
+async def test_an_everyday_question_is_worked_out(question: str, answer: str) -> None:
+    reply, _ = await ask(question)
+
+    assert answer in reply.answer

@@ -53,7 +53,7 @@ def take_objects(order: Order, argument: str) -> Found:
     made = order.memory.made.get(kind, "")
     if not (said or joins or made or kind in ("container", "stack")):
         return NOTHING
-    criteria = selection.take_filters(words, scene, order.listing.arguments) if kind == "container" else []
+    criteria = selection.take_filters(words, scene, kind, order.listing.arguments)
     if selection.EVERYTHING_ELSE.search(words.left):
         if not order.memory.limits.excepted:
             raise refused("else", "it is not clear what else")

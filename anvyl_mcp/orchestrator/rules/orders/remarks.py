@@ -35,7 +35,8 @@ HARMLESS = re.compile(
     r"|\bno\s+longer\s+(?:needed|used|need(?:ed)?\s+it|in\s+use)|\bno\s+\w+\s+(?:needed|required|necessary)"
     r"|\b(?:do|does)\s+not\s+need\s+(?!to\b)(?:(?:the|its|any|this|that)\s+)?\S+(?:\s+any\s*more)?"
     r"|\b(?:has|have|is|are|there\s+is)\s+no\s+\w+\s+(?:left|free)"
-    r"|\b(?:nobody|no\s+one|noone)\s+(?:\w+\s+)?(?:needs?|uses?|is\s+using|wants?|misses|cares)\b(?:\s+(?:it|them|that))?(?:\s+any\s*more)?",
+    r"|\b(?:nobody|no\s+one|noone)\s+(?:\w+\s+)?(?:needs?|uses?|is\s+using|wants?|misses|cares)\b(?:\s+(?:it|them|that))?(?:\s+any\s*more)?"
+    r"|\binstead(?=\W*$)",
     re.IGNORECASE,
 )
 """Negations that describe, and change no order."""

@@ -66,6 +66,18 @@ VERSION = re.compile(
     r"(?i)(?:\b(?:where(?:ver)?|that|which)\s+)?(?:\b(?:it|they)\s+)?(?:\b(?:is|are|runs?|running|still)\s+)*"
     r"(?:\b(?:on|at|with|of|the|an?|old)\s+)*(?:\b(?:version|tag|release|image)\s+)?(?P<version>v?\d+(?:\.\d+)+[\w.-]*)\b"
 )
+FROM_IMAGE = re.compile(
+    r"(?i)(?:\b(?:that|which|whose)\s+(?:are\s+|is\s+)?)?\b(?:runs?|running|us(?:es?|ing)|based|made|created|built|with)\s+"
+    r"(?:(?:on|from|off|of)\s+)?(?:(?:the|an?)\s+)?(?P<image>[\w][\w./:-]*)\s+images?\b"
+)
+ON_PORT = re.compile(
+    r"(?i)(?:\b(?:that|which|who)(?:'s|\s+is|\s+are)?\s+)?"
+    r"(?:\b(?:listens?|listening|runs?|running|publish(?:es|ing)|serv(?:es|ing)|us(?:es|ing)|with|has|having|sit(?:s|ting)|on|at|behind)\s+)+"
+    r"(?:the\s+)?port\s+(?P<port>\d{1,5})\b"
+)
+USED_BY_NONE = re.compile(
+    r"(?i)(?:\b(?:that|which)\s+)?\b(?:no\s+(?:containers?|one)|nothing|nobody)\s+(?:uses?|is\s+using|mounts?|needs?)\b"
+)
 EVERYTHING = re.compile(r"(?i)\b(?:everything|all\s+of\s+them|them\s+all|all|every|each|whatever)\b")
 EVERYTHING_ELSE = re.compile(r"(?i)\b(?:everything|all|everyone)\s+else\b|\bthe\s+(?:rest|others?)\b")
 INCLUDING = re.compile(
@@ -195,9 +207,21 @@ def states_of_word(word: str) -> set[str]:
     return {value for name, values in STATES.items() if word in {name, *values} for value in values | {name}}
 
 
-def take_filters(words: Words, scene: Scene, arguments: Iterable[str] = ()) -> list[Criterion]:
-    """Read what containers must have in common: a label, an exit code, a version."""
+def take_filters(words: Words, scene: Scene, kind: str, arguments: Iterable[str] = ()) -> list[Criterion]:
+    """Read what objects must have in common, like a label, an exit code or a port, or that no container uses them."""
     found: list[Criterion] = []
+    if kind in ("volume", "network") and (unused := USED_BY_NONE.search(words.left)):
+        found.append(Criterion("that no container uses", _is_unused))
+        words.take_span(unused.start(), unused.end(), "filter")
+    if kind != "container":
+        return found
+    for pattern, group, said, holds in (
+        (FROM_IMAGE, "image", "from the image", _has_image),
+        (ON_PORT, "port", "on port", _has_port),
+    ):
+        if f"{group}s" not in arguments and group not in arguments and (match := pattern.search(words.left)):
+            found.append(Criterion(f"{said} {match[group]}", partial(holds, match[group])))
+            words.take_span(match.start(), match.end(), "filter")
     for label in LABELLED.finditer(words.left):
         pair = label["label"]
         if label[0].strip() == pair or (pair.partition("=")[0] in arguments and "label" not in label[0].lower()):
@@ -248,6 +272,19 @@ def _has_exit_code(code: str, one: FleetObject) -> bool:
 
 def _has_version(version: str, one: FleetObject) -> bool:
     return str(one.row.get("image") or "").partition("@")[0].rpartition(":")[2].removeprefix("v") == version
+
+
+def _has_image(image: str, one: FleetObject) -> bool:
+    own = str(one.row.get("image") or "")
+    return image.lower() in (own, own.partition("@")[0].rpartition(":")[0], resolve.basename(own))
+
+
+def _has_port(port: str, one: FleetObject) -> bool:
+    return any(re.search(rf"(?:^|:){port}->", published) for published in one.row.get("ports") or ())
+
+
+def _is_unused(one: FleetObject) -> bool:
+    return one.row.get("containers") == []
 
 
 def state_of(one: FleetObject) -> str:

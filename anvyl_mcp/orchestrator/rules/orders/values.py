@@ -88,7 +88,7 @@ def _choice(order: Order, argument: str, choices: list[str]) -> Found:
     if not said or not (says_noun(order) or meaning(order.verb) in order.part.verbs):
         return NOTHING
     spaced = re.escape(said[0]).replace("_", "[ _-]+")
-    words.take(rf"\b(?:(?:unused|dangling|old|some|disk)\s+)*{spaced}s?\b", "choice")
+    words.take(rf"\b(?:(?:unused|dangling|old|some|disk|stopped|exited|dead)\s+)*{spaced}s?\b", "choice")
     words.take_words(stems(said[0].replace("_", " ")), "choice")
     return [{argument: said[0]}], NEARLY
 
