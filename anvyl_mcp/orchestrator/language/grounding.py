@@ -24,7 +24,7 @@ TIME = re.compile(
 )
 ALSO_STOPPED = re.compile(
     r"\b(?:stopped|exited|dead|down|crash(?:ed|ing)?|created|failed|gone|missing|ever|exist|all|every|any|how many"
-    r"|count|(?:not|isn't|aren't|wasn't) (?:up|on|running|started|alive|ok|healthy)|off|offline|still)\b",
+    r"|count|(?:not|isn't|aren't|wasn't) (?:up|on|running|started|alive|ok|healthy)|off|offline|still|not(?=\W*$))\b",
     re.I,
 )
 IMAGE = re.compile(

@@ -15,7 +15,10 @@ QUOTED = re.compile(r"""(?<![^\s=,(])(['"`])(.+?)\1(?![\w'"`])""")
 THANKS = re.compile(
     r"(?i)(?:[\s,]+(?:please|pls|thanks|thank you|now|right now|for me|immediately|asap|again|once more)|[\s.?!,])+$"
 )
-NOT_RUNNING = re.compile(r"(?i)(?:n't|\s+not)\s+(running|up|healthy)\b")
+NOT_RUNNING = re.compile(
+    r"(?i)(?:n't|\s+not)\s+(?:(?:is|are|currently|now|really|actually)\s+)*(?P<after>runn?(?:ing|s)?|up|healthy)\b"
+    r"|\s+(?P<before>running|up|healthy)(?P<between>(?:\s+(?:now|currently|right|at|the|moment|on\s+\S+))*)\s+not\b"
+)
 SEPARATOR = re.compile(
     r"(?i)\s*(?:[,;]|[.!?](?=\s))\s*(?:(?:and|then|also|afterwards|finally|after\s+that|next)[\s,]+)*"
     r"|\s+(?:(?:and|then|also|afterwards|finally|after\s+that|next|&&?)[\s,]+)+"
@@ -70,10 +73,13 @@ def plain(clause: str, *, asks: bool = False) -> str:
     clause = re.sub(r"(?i)\b(what|where|who|which)'s\b", r"\1 is", " ".join(clause.split()))
     clause = re.sub(r"(?<=\w)'s\b", "", clause)
     clause = THANKS.sub("", without_lead(clause))
-    clause = NOT_RUNNING.sub(
-        lambda match: " stopped" if match[1].lower() in ("running", "up") else " unhealthy", clause
-    )
+    clause = NOT_RUNNING.sub(_opposite, clause)
     return rewritten(clause, "idioms") if asks else clause
+
+
+def _opposite(match: re.Match[str]) -> str:
+    state = match["after"] or match["before"]
+    return f" {'unhealthy' if state.lower() == 'healthy' else 'stopped'}{match['between'] or ''}"
 
 
 def plainly(masked: str) -> str:

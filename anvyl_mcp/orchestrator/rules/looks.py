@@ -330,7 +330,8 @@ class Looks:
         names, said = asked.names, asked.rest
         given = {name: value for name, value in values.items() if name != "name"} | choices(listing, set(stems(said)))
         states = {word for word in meanings(said) if word in STATES}
-        if "all" in listing.arguments and (names or (ALSO_STOPPED.search(said) and states != {"running"})):
+        only_running = states == {"running"} and not REFUSING.search(said)
+        if "all" in listing.arguments and (names or (ALSO_STOPPED.search(said) and not only_running)):
             given["all"] = True
         if "tail" in listing.arguments and "tail" not in given and _asks_about("broken", "wrong").search(said):
             given["tail"] = LAST_LINES

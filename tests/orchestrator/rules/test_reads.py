@@ -248,6 +248,12 @@ async def test_words_that_change_a_commands_meaning_prevent_it_from_being_propos
         ("what is bound to port 11434?", "ollama"),
         ("is anything listening on port 11434", "ollama"),
         ("what is eating the memory on the gpu box?", "ollama on gpu uses the most memory"),
+        ("cache or db, which of the two needs more memory?", "db on nas uses the most memory: 512 MiB; then cache"),
+        ("which ones don't run on web1?", "1 stopped container: worker on web1."),
+        ("welche container laufen auf web1 gerade nicht?", "1 stopped container: worker on web1."),
+        ("quels conteneurs ne tournent pas sur web1 ?", "1 stopped container: worker on web1."),
+        ("¿qué contenedores no están corriendo en web1?", "1 stopped container: worker on web1."),
+        ("which containers are up on web1 and which are not?", "4 containers (3 running, 1 exited) on web1."),
     ],
 )
 async def test_an_everyday_question_is_worked_out(question: str, answer: str) -> None:

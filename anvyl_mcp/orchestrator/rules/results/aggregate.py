@@ -99,6 +99,8 @@ def _figures(query: Query, measure: Measure, found: Sequence[Amount]) -> list[st
     about = [
         one for one in found if any(word in one.label for word in query.said - EMPTY - STANDS_FOR.keys() - ORDINARY)
     ]
+    compared = [one for one in found if one.label.lower() in query.said]
+    found = compared if query.wants is Wants.EXTREME and len({one.label for one in compared}) > 1 else found
     share = query.wants is Wants.BEYOND and query.bound <= MOST_PERCENT
 
     def weight(one: Amount) -> float:

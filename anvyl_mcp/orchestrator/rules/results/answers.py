@@ -14,7 +14,7 @@ from anvyl_mcp.core.errors import AnvylError
 from anvyl_mcp.orchestrator.language import phrases, questions
 from anvyl_mcp.orchestrator.language.normalize import SEPARATOR, mask, plain
 from anvyl_mcp.orchestrator.language.places import named
-from anvyl_mcp.orchestrator.language.vocabulary import STATES, meanings, singular
+from anvyl_mcp.orchestrator.language.vocabulary import REFUSING, STATES, meanings, singular
 from anvyl_mcp.orchestrator.rules.results import aggregate, past_answers
 from anvyl_mcp.orchestrator.rules.results.measures import amounts, measures
 from anvyl_mcp.orchestrator.rules.results.past_answers import tells_past
@@ -258,7 +258,8 @@ def _rows(question: str, call: Call, answered: Mapping[str, Any]) -> list[str]:
         return [_one_row(field, call.listing, *one) for one in spoken_of]
     states = [word for word in dict.fromkeys(said) if word in STATES]
     # With several states, all are reported: `what is up there, anything stopped?`
-    asked = states[0] if len(states) == 1 and not BESIDES.search(question) else ""
+    mixed = BESIDES.search(question) or REFUSING.search(plain(question))
+    asked = states[0] if len(states) == 1 and not mixed else ""
     if asked:
         rows = [(host, row) for host, row in rows if STATES[asked] & _states(row)]
         count = at_least + text.plural(len(rows), f"{asked} {noun}")
