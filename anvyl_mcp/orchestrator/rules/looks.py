@@ -133,6 +133,10 @@ class Looks:
             self._reach_back(when, looked)
         else:
             looked = self._worked_out(asked) or await self._scored(asked)
+            if not looked.calls and not asked.names:  # a container may be called like an ordinary word: `hello`
+                await scene.look_up("container")
+                asked = replace(asked, names=self._named(rest))
+                looked = await self._scored(asked) if asked.names else looked
         if looked.calls:
             self._check_unread(asked, looked, of_now=when is None)
         return Look() if self._strict and looked.ignored else looked

@@ -267,6 +267,14 @@ async def test_a_host_is_never_taken_for_a_container(order: str) -> None:
     assert not reply.proposals and isinstance(reply.error, NotFound | NotUnderstood)
 
 
+@pytest.mark.parametrize("order", ["stop the container all on gpu", "stop the container called everything"])
+async def test_a_container_called_all_is_not_all_of_them(order: str) -> None:
+    reply = await ask(order)
+
+    assert isinstance(reply.error, NotFound)
+    assert reply.proposals == []
+
+
 @pytest.mark.parametrize("order", ["stop PLEX", "restart homeassistant", "stop projector"])
 async def test_what_does_not_exist_is_not_proposed(order: str) -> None:
     reply = await ask(order)

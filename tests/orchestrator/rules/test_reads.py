@@ -260,3 +260,14 @@ async def test_an_everyday_question_is_worked_out(question: str, answer: str) ->
     reply, _ = await ask(question)
 
     assert answer in reply.answer
+
+
+@pytest.mark.parametrize("question", ["show logs of hello", "logs hello", "show hello"])
+async def test_a_container_may_be_called_like_an_ordinary_word(question: str) -> None:
+    world = World.patched({"containers": {"nas/hello": {"image": "busybox", "logs": ["hi there"]}}})
+    simulation = Simulation(world, load_catalogue(load().cache_dir))
+
+    reply = await Assistant(simulation.fleet, load()).ask(Question(question), offline=True)
+
+    await simulation.fleet.aclose()
+    assert {(call.host, call.arguments.get("name")) for call in reply.calls} == {("nas", "hello")}

@@ -37,6 +37,8 @@ NOTHING: Found = ([], 0)
 POWER = frozenset({"start", "stop", "restart"})
 CONTAINERS_IMAGE = re.compile(rf"(?i){NAME}\s+images?(?:'s)?\b")
 """An image that is called like a container: `the web image`."""
+CALLED_ALL = re.compile(r"(?i)\bthe\s+container\s+(?:called\s+|named\s+)?(all|everything)\b")
+"""One container with such a name, not all of them."""
 
 
 def take_objects(order: Order, argument: str) -> Found:
@@ -61,6 +63,8 @@ def take_objects(order: Order, argument: str) -> Found:
     names = _literally(words, scene.of(kind), kind)
     if names and selection.ONE_OF.search(words.left):
         raise resolve.ambiguity_error(kind, names[0], [one for one in scene.of(kind) if names[0] in one.name])
+    if kind == "container" and not names and (all_called := CALLED_ALL.search(order.part.text)):
+        raise order.no_match(kind, all_called[1])
     called = name_pattern(made) if made and not names else None
     if called and (words.take(called, "name") or IT.search(order.part.text)):
         return [{argument: made}], LITERALLY
