@@ -275,6 +275,22 @@ async def test_a_container_called_all_is_not_all_of_them(order: str) -> None:
     assert reply.proposals == []
 
 
+@pytest.mark.parametrize(
+    ("order", "covered"),
+    [
+        ("remove every container that exited with code 1", False),
+        ("remove the stopped containers on gpu", False),
+        ("remove the volumes on nas that nothing uses", False),
+        ("remove old-trainer", True),
+        ("stop everything on gpu", True),
+    ],
+)
+async def test_a_yes_in_advance_covers_no_removal_of_what_was_not_named(order: str, *, covered: bool) -> None:
+    reply = await ask(order)
+
+    assert {one.covered for one in reply.proposals} == {covered}
+
+
 @pytest.mark.parametrize("order", ["stop PLEX", "restart homeassistant", "stop projector"])
 async def test_what_does_not_exist_is_not_proposed(order: str) -> None:
     reply = await ask(order)

@@ -164,6 +164,8 @@ def _all(order: Order, kind: str, criteria: list[Criterion]) -> list[FleetObject
         raise NothingToDo(f"Nothing to {order.verb}: there are no {what} on {text.join_names(where)}")
     if limits.excepted or limits.hosts:
         order.decided.append(f"without {', '.join(sorted({one.name for one in spared}) or limits.hosts)}")
+    if order.listing.safety == "destroys":
+        order.doubts.append("you did not name what is removed")
     return _decided(order, found, criteria)
 
 
