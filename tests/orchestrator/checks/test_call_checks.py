@@ -364,7 +364,7 @@ LOOKED: Call = ("list_containers", {"all": True, "host": "all"})
     [
         ("get me nginx:1.28 on web1", ("pull_image", {"image": "nginx:1.28", "host": "web1"})),
         (
-            "give the api on web2 another kick, maybe it comes up this time",
+            "how about a fresh go for the api on web2?",
             ("restart_container", {"name": "api", "host": "web2"}),
         ),
     ],
