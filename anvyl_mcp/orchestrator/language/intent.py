@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from anvyl_mcp.orchestrator.language.lexicon import any_of, translated, words_of_language
+from anvyl_mcp.orchestrator.language.lexicon import any_of, may_hold, translated, words_of_language
 from anvyl_mcp.orchestrator.language.normalize import mask
 from anvyl_mcp.orchestrator.language.vocabulary import (
     ARTICLES,
@@ -55,8 +55,6 @@ BE_DONE = re.compile(
     r"\b(?:(?:should|must|can|could|(?:needs?|has|have)\s+to)\s+be"
     r"|(?:want|like|need|(?<!i )(?<!we )(?:have|get))\s+(?:\S+\s+){0,4})\s*$"
 )
-PLAIN_PART = r"(?<![^\s])[^\s\[\]()|*…]+(?![^\s])"
-"""Of a form: neither optional nor one of several."""
 AT_THE_END = r"(?=\W*(?:$|(?:on|at|from|again|please|for|tonight|now|today|too|as|back)\b)|\s*[,;.!])"
 
 
@@ -120,16 +118,9 @@ def _ways_of(verb: str) -> list[str]:
     return sorted({verb, *words_of_language("en")["verbs"].get(verb, ()), *same}, key=len, reverse=True)
 
 
-@lru_cache(maxsize=256)
-def _marks_of(verb: str) -> frozenset[str]:
-    """A word of each form, without which the form is not in a text."""
-    forms = [*_ways_of(verb), *words_of_language("en")["done"].get(verb, ())]
-    return frozenset(max(re.findall(PLAIN_PART, form) or [""], key=len) for form in forms)
-
-
 def may_contain(said: str, verb: str) -> bool:
-    """Whether a form of a verb may be in a text in lower case; cheap, so that few patterns have to be compiled."""
-    return any(mark in said for mark in _marks_of(verb))
+    """Whether a form of a verb may be in a text in lower case."""
+    return any(may_hold(said, form) for form in (*_ways_of(verb), *words_of_language("en")["done"].get(verb, ())))
 
 
 @lru_cache(maxsize=256)

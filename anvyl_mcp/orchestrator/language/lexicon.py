@@ -91,6 +91,29 @@ def _word(word: str) -> str:
     return f"{before}{re.escape(word.strip('*'))}{after}"
 
 
+@lru_cache(maxsize=2048)
+def _needed(form: str) -> tuple[tuple[str, ...], ...]:
+    """Beginnings of words, one of each of which is in every text that holds a form."""
+    needed: list[tuple[str, ...]] = []
+    for piece in re.findall(r"\[[^\]]*\]|\([^)]*\)|[^\s\[\]()]+", form):
+        if piece[0] not in "[{*…":
+            ways = piece[1:-1].split("|") if piece.startswith("(") else [piece]
+            needed.append(tuple(way.split()[0].strip("*") if way[0].isalnum() else "" for way in ways))
+    return tuple(needed)
+
+
+def may_hold(said: str, form: str) -> bool:
+    """Whether a text in lower case may hold a form; cheap, so that few patterns have to be compiled."""
+    return all(any(_begins_a_word(said, way) for way in ways) for ways in _needed(form))
+
+
+def _begins_a_word(said: str, part: str) -> bool:
+    at = said.find(part)
+    while at > 0 and (said[at - 1].isalnum() or said[at - 1] == "_"):
+        at = said.find(part, at + 1)
+    return at >= 0
+
+
 def any_of(forms: Iterable[str]) -> str:
     """Regular expression for any of the forms, the longest first."""
     return _apart("|".join(map(_inner, sorted(forms, key=len, reverse=True)))) if forms else "(?!)"

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cache
 
 from anvyl_mcp.core import text
-from anvyl_mcp.orchestrator.language.lexicon import any_of, english, pattern, words_of_language
+from anvyl_mcp.orchestrator.language.lexicon import any_of, english, may_hold, pattern, words_of_language
 from anvyl_mcp.orchestrator.language.vocabulary import HOST, NAME, is_name, meaning, meanings
 
 
@@ -128,17 +128,15 @@ def says(name: str, said: str) -> bool:
 
 
 @cache
-def _forms(wants: Wants) -> tuple[re.Pattern[str], ...]:
-    """Patterns of complete questions, without hosts; `{subject}` is what one is about."""
+def _form(form: str) -> re.Pattern[str]:
+    """Pattern of a complete question, without hosts; `{subject}` is what it is about."""
     parts = {"subject": f"(?P<subject>{NAME})", "port": r"(?P<subject>\d+)", "host": HOST}
-    return tuple(
-        re.compile(re.sub(r"\\\{(\w+)\\\}", lambda part: parts[part[1]], pattern(form)), re.IGNORECASE)
-        for form in _EN[wants.name.lower()]
-    )
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", lambda part: parts[part[1]], pattern(form)), re.IGNORECASE)
 
 
 def _whole(asked: str, wants: Wants) -> Query | None:
-    for match in (found for form in _forms(wants) if (found := form.fullmatch(asked))):
+    forms = [form for form in _EN[wants.name.lower()] if may_hold(asked.lower(), form)]
+    for match in (found for form in forms if (found := _form(form).fullmatch(asked))):
         subject = match.groupdict().get("subject") or ""
         if not subject or is_name(subject):
             return Query(wants, subject=subject)
