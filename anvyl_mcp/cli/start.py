@@ -10,7 +10,7 @@ from anvyl_mcp.cli.terminal import interrupts
 COMPLETE = "__complete"
 """`anvyl __complete SHELL …`: called by the scripts of `anvyl completion`."""
 YOUNG_OBJECTS = 50_000
-"""Objects after which garbage is looked for: imports make many that stay, and looking at them takes 0.03 s of a command."""
+"""Objects after which garbage is looked for. Imports make many that stay; looking at them takes 0.03 s of a command."""
 
 
 def main() -> None:
