@@ -95,7 +95,9 @@ class Order:
         """The error for an object that does not exist, or that only a host without an answer may have."""
         where, silent = self.hosts, self.scene.silent
         if where and (unasked := [host for host in where if host in silent]) == where:
-            return Unreachable(f"{unasked[0]} could not be asked for {kind} `{wanted}` ({silent[unasked[0]].message})")
+            silence = silent[unasked[0]]
+            hint = silence.hint or f"see what is wrong: anvyl hosts check {unasked[0]}"
+            return Unreachable(f"{unasked[0]} could not be asked for {kind} `{wanted}` ({silence.message})", hint=hint)
         errors = {host: error for host, error in silent.items() if not where or host in where}
         known, hosts = self.scene.of(kind, where), self.scene.places.hosts
         return resolve.no_match_error(kind, wanted, known, errors, hosts=hosts, tool=self.listing.name)
